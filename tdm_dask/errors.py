@@ -1,0 +1,76 @@
+"""Exceptions. Each holds one sentence: what was found, what was expected, what to do.
+
+Every class takes that sentence as its only argument, so that it survives pickling between processes.
+"""
+
+
+class TdmError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class InputError(TdmError, ValueError):
+    """The request does not make sense, or does not fit the data."""
+
+
+class UnitError(InputError):
+    """A quantity has no unit that fits, or is not a positive finite number."""
+
+
+class ScanShapeError(InputError):
+    """The frames of a file do not fill the declared scan."""
+
+
+class CoordinateError(InputError):
+    """The coordinates of two arrays that must agree do not, or a calibration is missing."""
+
+
+class RegionError(InputError):
+    """A scan or detector region is empty or has the wrong shape."""
+
+
+class TemplateError(InputError):
+    """A template is constant, not finite, or does not match the scan."""
+
+
+class SiteError(InputError):
+    """No usable atom-column site inside the scan, or a site list that cannot be read."""
+
+
+class MaskError(InputError):
+    """A mask is not finite or belongs to another detector."""
+
+
+class CountsError(InputError):
+    """Counts that are used hold NaN or infinity, or have an unusable dtype or shape."""
+
+
+class CalibrationError(InputError):
+    """The bright-field disk cannot be found or contradicts what was given."""
+
+
+class RecipeError(InputError):
+    """A recipe file is not readable or asks for something that does not exist."""
+
+
+class SourceError(TdmError, OSError):
+    """A vendor file is missing, damaged, unknown or changed."""
+
+
+class StoreError(TdmError, OSError):
+    """A store cannot be read or written as asked."""
+
+
+class IncompleteStoreError(StoreError):
+    """A store whose conversion has not finished."""
+
+
+class CorruptStoreError(StoreError):
+    """A shard is missing, truncated or fails its checksum."""
+
+
+class DiskFullError(StoreError):
+    """The disk of a store is full; what was written so far is kept."""
+
+
+class WorkerLostError(TdmError, OSError):
+    """Workers of a cluster were lost while computing; finished stages are kept."""
