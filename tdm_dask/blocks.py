@@ -1,0 +1,466 @@
+"""Where counts come from, block by block: a store's shards, a raw file, a NumPy array, any dask array.
+
+A `Source` is a small picklable value that can read any part of one scan. It is what a dask array of counts is made
+of (`as_dask`), and what a pass over the data reads from inside its tasks (`source_of`), so that blocks of counts
+are never values in a graph. Which source stands behind a dask array is read from the array's own graph: once a user
+has changed the counts in any way, the graph is another, and the pass runs over the dask blocks instead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask._task_spec import DataNode, Task, TaskRef
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from .errors import InputError, SourceError
+from .shards import ShardedArray
+
+Shape = tuple[int, int, int, int]
+Window = tuple[slice, slice]
+
+# What one task reads: enough that its fixed cost (milliseconds, and its partial sums) does not count.
+TASK_BYTES = 2**30
+# One block of whole patterns on its way from a file to a kernel.
+BLOCK_BYTES = 8 * 2**20
+# Least number of tasks for every core, so that the last one is not waited for alone.
+TASKS_PER_CORE = 3
+
+
+@dataclass(frozen=True)
+class Block:
+    """Counts of a tile of the scan and of the detector, C-contiguous; overwritten when the next block is taken."""
+
+    y: slice
+    x: slice
+    ky: slice
+    kx: slice
+    counts: np.ndarray
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The counts as (patterns, pixels)."""
+        ny, nx, nky, nkx = self.counts.shape
+        return self.counts.reshape(ny * nx, nky * nkx)
+
+
+class Source:
+    """One scan that can be read in parts. Subclasses are picklable values without open handles."""
+
+    shape: Shape
+    dtype: np.dtype
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Whole patterns of a window of the scan, native-endian, shape (y1 - y0, x1 - x0, nky, nkx)."""
+        raise NotImplementedError
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Probe positions (y, x) that are best read together."""
+        return 1, self.shape[1]
+
+    @property
+    def pattern_bytes(self) -> int:
+        return self.shape[2] * self.shape[3] * self.dtype.itemsize
+
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        """Read a window of the scan as blocks, each part at most once.
+
+        Parameters
+        ----------
+        window : (slice, slice)
+            Probe positions (y, x).
+        used : ndarray of bool, shape (ny, nx) of the window, optional
+            Probe positions that are needed; blocks without any are not read.
+        pixels : ndarray of bool, shape (nky, nkx), optional
+            Detector pixels that are needed; blocks without any are not delivered, nor read where possible.
+        """
+        ky, kx = bounding_box(pixels) if pixels is not None else (slice(0, self.shape[2]), slice(0, self.shape[3]))
+        whole = (ky, kx) == (slice(0, self.shape[2]), slice(0, self.shape[3]))
+        (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
+        columns = max(1, min(x1 - x0, BLOCK_BYTES // self.pattern_bytes))
+        lines = max(1, BLOCK_BYTES // (self.pattern_bytes * columns)) if columns == x1 - x0 else 1
+        for y in range(y0, y1, lines):
+            for x in range(x0, x1, columns):
+                ys, xs = slice(y, min(y + lines, y1)), slice(x, min(x + columns, x1))
+                if used is not None and not used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0].any():
+                    continue
+                counts = self.read(ys.start, ys.stop, xs.start, xs.stop)
+                yield Block(ys, xs, ky, kx, np.ascontiguousarray(counts if whole else counts[..., ky, kx]))
+
+    def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
+        """A part of this scan, as a source."""
+        return Crop(self, tuple(s.start for s in window), tuple(s.stop - s.start for s in window))  # type: ignore[arg-type]
+
+    def __dask_tokenize__(self) -> Any:
+        return type(self).__name__, *(tokenize(v) for v in self.identity())
+
+    def identity(self) -> tuple[Any, ...]:
+        """What makes two sources the same data."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class RawFrames(Source):
+    """Equally spaced frames in one file, read inside the task; each frame's first nky * nkx values are used.
+
+    Parameters
+    ----------
+    path : str
+    shape : tuple of 4 int
+        (ny, nx, nky, nkx).
+    file_dtype : str
+        dtype in the file, such as ">u2".
+    offset : int, default 0
+        Bytes before the first frame's first pixel.
+    frame_stride : int, optional
+        Bytes from one frame's first pixel to the next one's; by default frames touch.
+    line_stride : int, optional
+        Bytes from one scan line's first pixel to the next one's; by default lines touch.
+    """
+
+    path: str
+    shape: Shape
+    file_dtype: str
+    offset: int = 0
+    frame_stride: int | None = None
+    line_stride: int | None = None
+
+    @cached_property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return np.dtype(self.file_dtype).newbyteorder("=")
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        nky, nkx = self.shape[2:]
+        frame = nky * nkx * self.dtype.itemsize
+        stride = self.frame_stride or frame
+        line = self.line_stride or self.shape[1] * stride
+        columns = x1 - x0
+        out = np.empty((y1 - y0, columns, nky, nkx), self.file_dtype)
+        span = stride * (columns - 1) + frame
+        lines_touch = columns == self.shape[1] and line == columns * stride
+        with open(self.path, "rb", buffering=0) as file:
+            start = self.offset + y0 * line + x0 * stride
+            if lines_touch and stride == frame:
+                self._fill(file.fileno(), out.reshape(-1).view(np.uint8), start)
+            else:
+                scratch = np.empty(span, np.uint8)
+                frames = np.lib.stride_tricks.as_strided(scratch, (columns, frame), (stride, 1))
+                for row in range(y1 - y0):
+                    self._fill(file.fileno(), scratch, start + row * line)
+                    out[row].reshape(columns, -1).view(np.uint8)[:] = frames
+        if out.dtype.isnative:
+            return out
+        return out.byteswap(inplace=True).view(self.dtype)
+
+    def _fill(self, descriptor: int, buffer: np.ndarray, position: int) -> None:
+        done = 0
+        while done < len(buffer):
+            n = os.preadv(descriptor, [buffer[done:]], position + done)
+            if n == 0:
+                raise SourceError(
+                    f"{self.path} ended at byte {position + done} while byte {position + len(buffer)} was being read; "
+                    "the file became shorter since it was opened: copy it again."
+                )
+            done += n
+
+    def identity(self) -> tuple[Any, ...]:
+        status = os.stat(self.path)
+        return (*super().identity(), status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory(Source):
+    """Counts in memory: a NumPy array, or one block of a dask array."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return self.array.shape  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return self.array.dtype.newbyteorder("=")
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        part = self.array[y0:y1, x0:x1]
+        return part if part.dtype.isnative else part.astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Shards(Source):
+    """A sharded array of a store, decoded inner chunk by inner chunk."""
+
+    array: ShardedArray
+    token: str
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return self.array.dtype
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.array.shard[0], self.array.shard[1]
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        out = np.empty((y1 - y0, x1 - x0, *self.shape[2:]), self.dtype)
+        for block in self.blocks((slice(y0, y1), slice(x0, x1)), None, None):
+            out[block.y.start - y0 : block.y.stop - y0, block.x.start - x0 : block.x.stop - x0, block.ky, block.kx] = (
+                block.counts
+            )
+        return out
+
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        array = self.array
+        buffer = np.empty(array.inner, array.dtype)
+        tiles_ky, tiles_kx = array.inner_grid[2:]
+        if pixels is None:
+            wanted_pixels = np.ones((tiles_ky, tiles_kx), bool)
+        else:
+            wanted_pixels = any_per_tile(pixels, array.inner[2:], (tiles_ky, tiles_kx))
+        (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
+        sy, sx = array.shard[:2]
+        for iy in range(y0 // sy, -(-y1 // sy)):
+            for ix in range(x0 // sx, -(-x1 // sx)):
+                probes = np.zeros((sy, sx), bool)
+                ys = slice(max(y0, iy * sy), min(y1, (iy + 1) * sy))
+                xs = slice(max(x0, ix * sx), min(x1, (ix + 1) * sx))
+                probes[ys.start - iy * sy : ys.stop - iy * sy, xs.start - ix * sx : xs.stop - ix * sx] = (
+                    True if used is None else used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0]
+                )
+                wanted = any_per_tile(probes, array.inner[:2], array.inner_grid[:2])[..., None, None] & wanted_pixels
+                for iky in range(array.grid[2]):
+                    for ikx in range(array.grid[3]):
+                        if not wanted.any():
+                            continue
+                        for chunk in array.read_shard((iy, ix, iky, ikx), wanted, buffer):
+                            yield _trimmed(chunk, ys, xs)
+
+    def identity(self) -> tuple[Any, ...]:
+        return self.token, self.shape, str(self.dtype)
+
+
+@dataclass(frozen=True)
+class ZarrArray(Source):
+    """A zarr array whose chunks only zarr itself decodes."""
+
+    array: Any  # zarr.Array
+    token: str
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return np.dtype(self.array.dtype).newbyteorder("=")
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        y, x = (self.array.shards or self.array.chunks)[:2]
+        return y, x
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        return np.asarray(self.array[y0:y1, x0:x1]).astype(self.dtype, copy=False)
+
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        # A chunk must be decoded once, so blocks are tiles of the store, not lines.
+        ky, kx = bounding_box(pixels) if pixels is not None else (slice(0, self.shape[2]), slice(0, self.shape[3]))
+        ty, tx = self.tile
+        (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
+        for y in range(y0 - y0 % ty, y1, ty):
+            for x in range(x0 - x0 % tx, x1, tx):
+                ys, xs = slice(max(y, y0), min(y + ty, y1)), slice(max(x, x0), min(x + tx, x1))
+                if used is None or used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0].any():
+                    counts = np.asarray(self.array[ys, xs, ky, kx]).astype(self.dtype, copy=False)
+                    yield Block(ys, xs, ky, kx, np.ascontiguousarray(counts))
+
+    def identity(self) -> tuple[Any, ...]:
+        return self.token, self.shape, str(self.dtype)
+
+
+@dataclass(frozen=True)
+class Crop(Source):
+    """A window of another source."""
+
+    source: Source
+    start: Shape
+    shape: Shape
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return self.source.dtype
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.source.tile
+
+    @property
+    def _detector(self) -> tuple[slice, slice]:
+        ky, kx = (slice(a, a + n) for a, n in zip(self.start[2:], self.shape[2:], strict=True))
+        return ky, kx
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        y, x = self.start[:2]
+        counts = self.source.read(y + y0, y + y1, x + x0, x + x1)
+        return counts[(..., *self._detector)]
+
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        inside = np.zeros(self.source.shape[2:], bool)
+        inside[self._detector] = True if pixels is None else pixels
+        oy, ox, oky, okx = self.start
+        outer = tuple(slice(s.start + o, s.stop + o) for s, o in zip(window, (oy, ox), strict=True))
+        for block in self.source.blocks(outer, used, inside):  # type: ignore[arg-type]
+            ky, kx = (
+                slice(max(s.start, d.start), min(s.stop, d.stop))
+                for s, d in zip((block.ky, block.kx), self._detector, strict=True)
+            )
+            counts = block.counts[
+                ..., ky.start - block.ky.start : ky.stop - block.ky.start, kx.start - block.kx.start : kx.stop - block.kx.start
+            ]
+            yield Block(
+                _moved(block.y, -oy), _moved(block.x, -ox), _moved(ky, -oky), _moved(kx, -okx), np.ascontiguousarray(counts)
+            )
+
+    def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
+        start = tuple(a + s.start for a, s in zip(self.start, window, strict=True))
+        return replace(self, start=start, shape=tuple(s.stop - s.start for s in window))
+
+
+def _moved(s: slice, by: int) -> slice:
+    return slice(s.start + by, s.stop + by)
+
+
+def _trimmed(chunk: Any, ys: slice, xs: slice) -> Block:
+    """An inner chunk as a block, without the probe positions outside a window, contiguous."""
+    y = slice(max(chunk.y.start, ys.start), min(chunk.y.stop, ys.stop))
+    x = slice(max(chunk.x.start, xs.start), min(chunk.x.stop, xs.stop))
+    counts = chunk.counts[
+        y.start - chunk.y.start : y.stop - chunk.y.start, x.start - chunk.x.start : x.stop - chunk.x.start
+    ]
+    return Block(y, x, chunk.ky, chunk.kx, np.ascontiguousarray(counts))
+
+
+def bounding_box(pixels: np.ndarray) -> tuple[slice, slice]:
+    """Smallest (ky, kx) window that holds every True pixel."""
+    ky, kx = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    return slice(int(ky[0]), int(ky[-1]) + 1), slice(int(kx[0]), int(kx[-1]) + 1)
+
+
+def any_per_tile(flags: np.ndarray, tile: Sequence[int], grid: Sequence[int]) -> np.ndarray:
+    """For each tile of a 2D array of flags, whether any is set."""
+    padded = np.zeros([t * g for t, g in zip(tile, grid, strict=True)], bool)
+    padded[: flags.shape[0], : flags.shape[1]] = flags[: padded.shape[0], : padded.shape[1]]
+    return padded.reshape(grid[0], tile[0], grid[1], tile[1]).any((1, 3))
+
+
+def as_dask(source: Source, chunk_bytes: int = 128 * 2**20) -> da.Array:
+    """A lazy dask array of a source's counts: whole detectors, tiles of the scan of about `chunk_bytes`."""
+    name = "counts-" + tokenize(source)
+    chunks = (*scan_chunks(source, chunk_bytes), (source.shape[2],), (source.shape[3],))
+    origin = f"source-{name}"
+    layer: dict[Any, Any] = {origin: DataNode(origin, source)}
+    for i, (y0, y1) in enumerate(pairwise(_edges(chunks[0]))):
+        for j, (x0, x1) in enumerate(pairwise(_edges(chunks[1]))):
+            layer[name, i, j, 0, 0] = Task((name, i, j, 0, 0), _read, TaskRef(origin), y0, y1, x0, x1)
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=())
+    return da.Array(graph, name, chunks, dtype=source.dtype)
+
+
+def _read(source: Source, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    return source.read(y0, y1, x0, x1)
+
+
+def source_of(array: Any) -> Source | None:
+    """The source behind an array: NumPy in memory, or an unchanged array of `as_dask`; None for anything else."""
+    if isinstance(array, np.ndarray):
+        return InMemory(array)
+    graph = array.dask
+    if len(graph.layers) != 1:
+        return None
+    node = graph.layers.get(array.name, {}).get(f"source-{array.name}")
+    return node.value if isinstance(node, DataNode) else None
+
+
+def crop(array: Any, window: tuple[slice, slice, slice, slice]) -> Any:
+    """A part of an array of counts; an unchanged source stays one, so that passes go on reading inside their tasks."""
+    source = source_of(array)
+    if source is None or isinstance(source, InMemory):
+        return array[window]
+    return as_dask(source.cropped(window))
+
+
+def scan_chunks(source: Source, chunk_bytes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks of the scan axes: runs of consecutive tiles, of about `chunk_bytes`, one tile at least."""
+    ny, nx = source.shape[:2]
+    offset = source.start[:2] if isinstance(source, Crop) else (0, 0)
+    ty, tx = source.tile
+    tiles = max(1, chunk_bytes // (ty * tx * source.pattern_bytes))
+    across = -(-nx // tx)
+    if tiles >= across:
+        return _cut(ny, ty * max(1, tiles // across), offset[0], ty), (nx,)
+    if ty == 1 and tx >= nx:  # one line is too large a tile: lines may be cut anywhere
+        tx = 1
+        tiles = max(1, chunk_bytes // source.pattern_bytes)
+    return _cut(ny, ty, offset[0], ty), _cut(nx, tx * tiles, offset[1], tx)
+
+
+def _cut(size: int, step: int, offset: int, tile: int) -> tuple[int, ...]:
+    """Cut an axis into pieces of `step`, at multiples of `tile` of the axis that it was cropped from."""
+    edges = [0, *range(step - offset % tile, size, step), size]
+    return tuple(b - a for a, b in pairwise(edges) if b > a)
+
+
+def _edges(chunks: Sequence[int]) -> list[int]:
+    return [0, *np.cumsum(chunks).tolist()]
+
+
+def runs(source: Source, fraction: float = 1.0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks of the scan that one task each reads: about a gigabyte, less where every core would not have work.
+
+    Parameters
+    ----------
+    source : Source
+    fraction : float, default 1
+        Part of each pattern that is read.
+    """
+    per_pattern = max(1.0, source.pattern_bytes * fraction)
+    total = math.prod(source.shape[:2]) * per_pattern
+    target = max(1.0, min(TASK_BYTES, total / (TASKS_PER_CORE * cores())))
+    return scan_chunks(source, int(target / fraction))
+
+
+def cores() -> int:
+    """Threads that the active scheduler computes with."""
+    distributed = sys.modules.get("distributed")
+    if distributed is not None:
+        try:
+            return max(1, sum(distributed.get_client(timeout=1).nthreads().values()))
+        except ValueError:
+            pass
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
+
+
+def check_window(window: Sequence[slice], shape: Sequence[int]) -> None:
+    """Raise unless every slice lies within its axis and holds something."""
+    for s, n in zip(window, shape, strict=True):
+        if not 0 <= s.start < s.stop <= n:
+            raise InputError(f"The window {s.start}:{s.stop} does not lie within 0:{n}, or is empty.")
