@@ -209,7 +209,7 @@ class Images:
         if matrix.dtype.kind == "u" and len(matrix) and matrix.max() <= FLOAT32_COUNTS:
             shift = matrix[0].astype(np.float32)
             kernels.weighted_sums(matrix, np.ascontiguousarray(weights, np.float32), shift, sums)
-            sums += weights.astype(np.float32).astype(np.float64) @ shift.astype(np.float64)
+            sums += weights @ shift.astype(np.float64)
         else:
             kernels.weighted_sums(matrix, np.ascontiguousarray(weights), np.zeros(matrix.shape[1]), sums)
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))

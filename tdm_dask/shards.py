@@ -10,9 +10,9 @@ reused buffer, where stock pipelines fill whole arrays at a quarter of the codec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
 from typing import Any
 
@@ -269,7 +269,7 @@ class ShardedArray:
             i * s + np.arange(g) * c < n
             for i, s, g, c, n in zip(shard, self.shard, self.inner_grid, self.inner, self.shape, strict=True)
         ]
-        return np.logical_and.reduce(np.ix_(*axes))
+        return reduce(np.logical_and.outer, axes)
 
     def _place(self, shard: Sequence[int], chunk: Sequence[int], buffer: np.ndarray) -> InnerChunk:
         starts = [int(i * s + k * c) for i, s, k, c in zip(shard, self.shard, chunk, self.inner, strict=True)]
@@ -277,10 +277,13 @@ class ShardedArray:
         slices = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
         return InnerChunk(*slices, counts=buffer[tuple(slice(0, size) for size in sizes)])
 
-    def encode_shard(self, counts: np.ndarray) -> bytearray:
-        """Bytes of one shard from its counts (its window, C-contiguous, native-endian).
+    def encode_shard(
+        self, shard: Sequence[int], counts: np.ndarray, visit: Callable[[InnerChunk], None] | None = None
+    ) -> bytearray:
+        """Bytes of one shard from its counts (those of its window).
 
-        Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges.
+        Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges. Each
+        is shown to `visit` while it is in cache.
         """
         index = np.full((*self.inner_grid, 2), _EMPTY, np.uint64)
         chunk = np.zeros(self.inner, self.dtype.newbyteorder("<"))
@@ -293,6 +296,8 @@ class ShardedArray:
             if part.shape != self.inner:
                 chunk[...] = self.fill_value
             chunk[tuple(slice(0, n) for n in part.shape)] = part
+            if visit is not None:
+                visit(self._place(shard, (y, x, ky, kx), chunk))
             data = self.codec.encode(chunk)
             index[y, x, ky, kx] = len(out), len(data)
             out += data

@@ -1,0 +1,51 @@
+"""`counts.tdm.<name>`: the public functions as methods of labelled counts."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import xarray as xr
+
+_METHODS = {
+    "calibrate": "calibration",
+    "reciprocal": "calibration",
+    "crop": "regions",
+    "bin": "regions",
+    "pixel_statistics": "statistics",
+    "disk": "detectors",
+    "annulus": "detectors",
+    "segments": "detectors",
+    "binary_template": "templates",
+    "gaussian_template": "templates",
+    "correlate": "masks",
+    "derive_mask": "masks",
+    "apply_mask": "masks",
+    "convert": "conversion",
+}
+
+
+@xr.register_dataarray_accessor("tdm")
+class TdmAccessor:
+    """Functions of this package whose first argument is counts, as methods of counts.
+
+    Examples
+    --------
+    >>> import numpy as np, tdm_dask as tdm
+    >>> counts = tdm.label_counts(np.ones((2, 2, 4, 4), np.uint16))
+    >>> counts.tdm.crop(ky=slice(0, 2)).shape
+    (2, 2, 2, 4)
+    """
+
+    def __init__(self, counts: xr.DataArray) -> None:
+        self._counts = counts
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _METHODS:
+            raise AttributeError(f"There is no tdm_dask function {name!r} for counts; there are {sorted(_METHODS)}.")
+        function = getattr(importlib.import_module(f".{_METHODS[name]}", __package__), name)
+        return functools.wraps(function)(functools.partial(function, self._counts))
+
+    def __dir__(self) -> list[str]:
+        return sorted(_METHODS)

@@ -1,0 +1,298 @@
+"""The command `tdm`. What a command needs is imported inside it, so that `tdm --help` is quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from .session import WRONG, Output, complain, run
+
+if TYPE_CHECKING:
+    from .progress import Stage
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Shape(click.ParamType):
+    """Two whole numbers such as 256x256."""
+
+    name = "NYxNX"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().replace("×", "x").split("x")
+        if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            self.fail(f'"{value}" is not two whole numbers such as 256x256.', param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class Pair(click.ParamType):
+    """A quantity, or one for y and one for x with a comma between."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        parts = [part.strip() for part in str(value).split(",")]
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+Command = Callable[..., Any]
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+common = _options(
+    click.option("--json", "as_json", is_flag=True, help="Print JSON for machines, and no progress bar."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)
+computing = _options(
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Compute on a running dask cluster: address or scheduler file."
+    ),
+    click.option("--workers", type=int, metavar="N", help="Compute on N worker processes of this machine."),
+    click.option("--memory", metavar="SIZE", help='Memory limit of each worker, such as "4GiB".'),
+    common,
+)
+layout = _options(
+    click.option("--scan-shape", type=Shape(), help="Probe positions, where the file does not know them."),
+    click.option("--frame", type=int, metavar="N", help="Which scan of a file that holds several, from 0."),
+    click.option("--detector-shape", type=Shape(), help="Detector pixels of a raw binary file."),
+    click.option("--dtype", help='Type of a pixel of a raw binary file, such as "uint16" or ">u2".'),
+    click.option("--offset", type=int, default=0, help="Bytes before the first frame of a raw binary file."),
+    click.option("--gap", type=int, default=0, help="Bytes between the frames of a raw binary file."),
+)
+calibration = _options(
+    click.option(
+        "--scan-step", type=Pair(), help='Between probe positions, such as "0.32 Å"; "y, x" if they differ.'
+    ),
+    click.option(
+        "--pixel-size", type=Pair(), help='Of the detector, such as "1.2 mrad"; "ky, kx" if they differ.'
+    ),
+)
+existing = click.Path(path_type=Path)
+
+
+@click.group(context_settings=CONTEXT, invoke_without_command=True)
+@click.version_option(package_name="tdm-dask", message="tdm_dask %(version)s")
+@click.pass_context
+def tdm(context: click.Context) -> None:
+    """Template-derived masks for 4D-STEM: images of one kind of atom column at a time.
+
+    Exit codes: 0 done; 1 failed while working, what was finished is kept; 2 the request or the input is
+    wrong.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = tdm.main(args=arguments, prog_name="tdm", standalone_mode=False)
+    except click.Abort:
+        code = complain("Stopped.", 130)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "tdm"
+        code = complain(f"{error.format_message().rstrip('.')}; see {command} --help.", WRONG)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@tdm.command()
+@click.option(
+    "--out", type=existing, default=Path("tdm-demo"), show_default=True, help="Folder for the results."
+)
+@click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
+@computing
+def demo(out: Path, overwrite: bool, **session: Any) -> int:
+    """Run the whole job on the sample that ships with the package.
+
+    A Merlin file of LiFePO4 [001] is converted and calibrated; ABF and ADF images, masks and images of every
+    kind of column, and a report are made.
+    """
+    with importlib.resources.as_file(importlib.resources.files("tdm_dask").joinpath("data")) as data:
+        return run(lambda stage: _run_recipe(data / "demo.toml", out, overwrite, stage), **session)
+
+
+@tdm.command("run")
+@click.argument("recipe", type=existing)
+@click.option("--out", type=existing, help="Folder for the results. [default: RECIPE-results, here]")
+@click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
+@computing
+def run_command(recipe: Path, out: Path | None, overwrite: bool, **session: Any) -> int:
+    """Run a whole analysis from one readable file: a zarr store of results, figures and a report that stands
+    alone.
+
+    Stages that an earlier run of the same recipe finished are taken up.
+    """
+    folder = Path(f"{recipe.stem}-results") if out is None else out
+    return run(lambda stage: _run_recipe(recipe, folder, overwrite, stage), **session)
+
+
+def _run_recipe(recipe: Path, out: Path, overwrite: bool, stage: Stage) -> Output:
+    from .recipe import run_recipe
+
+    result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
+    from .report import write_report
+
+    with stage("report"):
+        report = write_report(result)
+    lines = [
+        f"Report:   {report.page}",
+        f"Figures:  {result.out / 'figures'} ({len(report.figures)} PNG)",
+        f"Counts:   {result.store}",
+        f"Results:  {result.results}",
+    ]
+    data = {
+        "report": report.page,
+        "figures": report.figures,
+        "store": result.store,
+        "results": result.results,
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+    }
+    if report.table is not None:
+        lines.append(f"Table:    {report.table}")
+        data["table"] = report.table
+        data["excess"] = {
+            str(name): round(float(value), 4)
+            for name, value in zip(
+                result.evaluation["image"].values, result.evaluation["excess"].values, strict=True
+            )
+        }
+    return Output("\n".join(lines), data)
+
+
+@tdm.command()
+@click.argument("path", type=existing)
+@layout
+@common
+def info(path: Path, **options: Any) -> int:
+    """Say what is in a vendor file or a store: shape, axes, checks, and the command to convert it."""
+    from .describe import describe
+
+    session = {key: options.pop(key) for key in ("as_json", "debug")}
+    return run(lambda stage: describe(path, options), **session)
+
+
+@tdm.command()
+@click.argument("source", type=existing)
+@click.argument("store", type=existing)
+@layout
+@calibration
+@click.option("--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True)
+@click.option(
+    "--resume", "start", flag_value="resume", default="resume", help="Go on with a conversion that stopped."
+)
+@click.option("--overwrite", "start", flag_value="overwrite", help="Replace what is in STORE.")
+@computing
+def convert(source: Path, store: Path, start: str, compression: str, **options: Any) -> int:
+    """Convert a vendor file to a store.
+
+    A conversion that was stopped is taken up where it was when the same command runs again.
+    """
+    session = {key: options.pop(key) for key in ("as_json", "debug", "scheduler", "workers", "memory")}
+
+    def work(stage: Stage) -> Output:
+        import tdm_dask
+
+        from .describe import describe
+
+        nbytes = source.stat().st_size if source.is_file() else None
+        with stage("convert", nbytes):
+            tdm_dask.convert(
+                source,
+                store,
+                compression=None if compression == "none" else compression,
+                overwrite=start == "overwrite",
+                **options,
+            )
+        return describe(store, {})
+
+    return run(work, **session)
+
+
+@tdm.command()
+@click.argument("store", type=existing)
+@computing
+def verify(store: Path, **session: Any) -> int:
+    """Check a store: every shard present, readable, its checksum right."""
+
+    def work(stage: Stage) -> Output:
+        import tdm_dask
+
+        with stage("verify"):
+            report = tdm_dask.verify(store)
+        from .describe import bytes_text
+
+        size = bytes_text(report.bytes_stored)
+        text = f"{store} is whole: {report.shards} shards, {size}, every checksum right."
+        return Output(text, {"store": store, **dataclasses.asdict(report)})
+
+    return run(work, **session)
+
+
+@tdm.command()
+@click.argument("store", type=existing)
+@click.option(
+    "--semi-angle", help='Convergence semi-angle, the radius of the bright-field disk: "23.5 mrad".'
+)
+@calibration
+@click.option("--energy", help='Beam energy, such as "200 keV".')
+@click.option("--rotation", help='Of the scan against the detector, such as "12 deg".')
+@computing
+def calibrate(store: Path, **options: Any) -> int:
+    """Find the bright-field disk in a store's mean pattern, and write the calibrated axes into the store."""
+    session = {key: options.pop(key) for key in ("as_json", "debug", "scheduler", "workers", "memory")}
+
+    def work(stage: Stage) -> Output:
+        import tdm_dask
+
+        from .describe import describe
+
+        known = {key: value for key, value in options.items() if value is not None}
+        with stage("calibrate"):
+            calibrated = tdm_dask.calibrate(tdm_dask.open(store), **known)
+            tdm_dask.store.write_calibration(store, calibrated)
+        return describe(store, {})
+
+    return run(work, **session)
+
+
+@tdm.command()
+@click.argument("store", type=existing)
+@click.option("--detector", required=True, help="bf:0:10, abf:11:23.5, adf:30:60 or haadf:60:120, in mrad.")
+@click.option("--out", type=existing, required=True, help="File to write: .png, .tif, .npy or .zarr.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@computing
+def image(store: Path, detector: str, out: Path, overwrite: bool, **session: Any) -> int:
+    """Make a virtual image: the counts of a detector at every probe position."""
+
+    def work(stage: Stage) -> Output:
+        import tdm_dask
+
+        from .image_file import check_image_path, write_image
+
+        check_image_path(out, overwrite)
+        counts = tdm_dask.open(store)
+        mask = tdm_dask.detectors.parse_detector(detector, counts)
+        with stage(detector, counts.nbytes):
+            made = tdm_dask.apply_mask(counts, mask).compute()
+        write_image(made, out, title=detector)
+        shape = " × ".join(str(size) for size in made.shape)
+        return Output(f"{out}: {shape}, {detector}", {"out": out, "shape": made.shape, "detector": detector})
+
+    return run(work, **session)

@@ -1,0 +1,73 @@
+"""Images as files that other programs open."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from .axes import SCAN, step_of, unit_of
+from .errors import InputError
+
+SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".zarr")
+
+
+def check_image_path(path: Path, overwrite: bool = False) -> None:
+    """Raise InputError unless an image can be written to `path`; nothing is computed for a file that cannot
+    be.
+
+    Examples
+    --------
+    >>> check_image_path(Path("adf.jpg"))
+    Traceback (most recent call last):
+    ...
+    tdm_dask.errors.InputError: adf.jpg ends in ".jpg"; images are written as .png, .tif, .tiff, .npy or
+    .zarr.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise InputError(f'{path} ends in "{path.suffix}"; images are written as {known}.')
+    if not path.parent.is_dir():
+        raise InputError(f"The folder {path.parent} does not exist; make it first.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; give another name, or overwrite it on request (--overwrite).")
+
+
+def write_image(image: xr.DataArray, path: Path, *, title: str = "") -> Path:
+    """Write an image (y, x), replacing a file of that name; the suffix chooses the format.
+
+    .npy holds the bare array; .tif float32 with the pixel's size, as ImageJ reads it; .zarr the labelled
+    array; .png a picture with a scale bar, not numbers.
+    """
+    suffix = path.suffix.lower()
+    values = np.asarray(image.transpose(*SCAN).values)
+    if suffix == ".npy":
+        np.save(path, values)
+    elif suffix in (".tif", ".tiff"):
+        _write_tiff(image, values, path)
+    elif suffix == ".zarr":
+        if path.exists():
+            shutil.rmtree(path)
+        named = image.rename(image.name or "image").reset_coords(drop=True)
+        named.to_dataset().to_zarr(path, mode="w", zarr_format=3, consolidated=False)
+    else:
+        from .plot import plot_image, save_figure
+
+        save_figure(plot_image(image, title=title), path)
+    return path
+
+
+def _write_tiff(image: xr.DataArray, values: np.ndarray, path: Path) -> None:
+    from tifffile import imwrite
+
+    calibrated = unit_of(image, "x") == "angstrom"
+    steps = [abs(step_of(image, dim)) if calibrated else 1.0 for dim in ("x", "y")]
+    imwrite(
+        path,
+        values.astype(np.float32),
+        imagej=True,
+        resolution=(1 / steps[0], 1 / steps[1]),
+        metadata={"axes": "YX", "unit": "angstrom" if calibrated else "pixel"},
+    )

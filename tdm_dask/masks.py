@@ -1,0 +1,343 @@
+"""Masks from templates and images from masks: the method of "Template-Derived Masks for 4D-STEM", on labelled counts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from dask.delayed import delayed
+
+from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
+from .errors import InputError, MaskError, RegionError, TemplateError
+from .reductions import images, moments, prepare_masks, standardise_templates
+from .statistics import (
+    counts_facts,
+    detector_coords,
+    region_flags,
+    scan_coords,
+    scan_region_text,
+    statistics_dataset,
+    used_patterns,
+    valid_patterns,
+    valid_pixels,
+)
+
+Method = Literal["pearson", "mean-scaled"]
+Normalisation = Literal["none", "standardised"]
+
+
+def correlate(
+    counts: xr.DataArray, template: xr.DataArray, *, detector_region: Any = None, scan_region: Any = None
+) -> xr.Dataset:
+    r"""Correlation of the image of every detector pixel with templates: the one read that masks need.
+
+    .. math:: \rho_k = \frac{1}{p} \sum_i \hat s_i \hat s_{ik}, \qquad
+              \hat s_{ik} = (d_{ik} - \bar d_k) / \sigma_k
+
+    over the p probe positions used (eq. 3-5 of the paper, with the 1/p that makes it a correlation, in [-1, 1]).
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx)
+    template : DataArray, dims ([template,] y, x)
+        Weight per probe position; any number of templates costs one read.
+    detector_region : DataArray or ndarray (ky, kx), or slices, optional
+        Pixels that a mask may use, as booleans or as weights of at least 0; the whole detector by default. The
+        others are not read where the store allows it, and are 0 in every result.
+    scan_region : DataArray or ndarray of bool (y, x), or slices, optional
+        Probe positions that statistics and correlations are taken over (a partial template); the whole scan by
+        default. Slices count probe positions.
+
+    Returns
+    -------
+    Dataset
+        `rho` ([template,] ky, kx), `mean` and `std` (ky, kx, in counts), `n` () and `detector_region` (ky, kx).
+        Lazy where counts or template are: nothing is read until `.compute()`. A pixel that is invalid, outside the
+        region, or of standard deviation 0 has rho = 0.
+
+    Raises
+    ------
+    TemplateError
+        If a template is constant or not finite over the probe positions used, or of another scan. Eagerly for
+        templates in memory, when computed for lazy ones.
+    RegionError
+        If a region is empty or of another shape.
+    CountsError
+        When computed, if counts that are used are NaN or infinite.
+
+    Examples
+    --------
+    The image of one detector pixel as template finds that pixel:
+
+    >>> from tdm_dask.axes import label_counts
+    >>> rng = np.random.default_rng(1)
+    >>> counts = label_counts(rng.poisson(5, (16, 16, 4, 4)).astype(np.uint16))
+    >>> rho = correlate(counts, counts[:, :, 2, 1].drop_vars(["ky", "kx"]))["rho"]
+    >>> round(float(rho[2, 1]), 6), bool(abs(rho).sum() < 4)
+    (1.0, True)
+    """
+    counts = check_counts(counts)
+    template = _check_template(counts, template)
+    used = used_patterns(counts, scan_region)
+    weights = _detector_weights(counts, detector_region)
+    pixels = None if (weights > 0).all() else weights > 0
+    stacked = template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)
+    stacked = stacked.transpose(TEMPLATE, *SCAN)
+    standardise = standardise_templates if stacked.chunks is None else delayed(standardise_templates, pure=True)
+    values = moments(counts.data, standardise(stacked.data, used), used, pixels, stacked.sizes[TEMPLATE])
+    dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
+    rho = xr.DataArray(values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"})
+    dataset["rho"] = rho if TEMPLATE in template.dims else rho[0]
+    for name, coordinate in template.coords.items():
+        if coordinate.dims == (TEMPLATE,):
+            dataset = dataset.assign_coords({name: coordinate})
+    region = (DETECTOR, weights, {"long_name": "weight of the detector region"})
+    return dataset.assign(detector_region=region)
+
+
+def derive_mask(
+    counts: xr.DataArray | xr.Dataset,
+    template: xr.DataArray | None = None,
+    *,
+    method: Method = "pearson",
+    detector_region: Any = None,
+    scan_region: Any = None,
+) -> xr.DataArray:
+    r"""Weighted mask in diffraction space from a template in real space.
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx), or Dataset
+        Counts, or what `correlate` made of them: then nothing is read, and `template` and the regions are not given
+        again.
+    template : DataArray, dims ([template,] y, x)
+    method : {"pearson", "mean-scaled"}, default "pearson"
+        "pearson": m = rho (eq. 8), to be applied to D_hat (`normalisation="standardised"`). "mean-scaled":
+        m = rho / mean (eq. 7), to be applied to the raw counts (`normalisation="none"`); 0 where the mean is 0.
+    detector_region, scan_region
+        As in `correlate`. Weights of the detector region multiply the mask.
+
+    Returns
+    -------
+    DataArray, dims ([template,] ky, kx)
+        The mask, which carries `mean`, `std` and `n` as coordinates and the scan region as an attribute, so that an
+        image from D_hat is defined over any scan.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown, or a template is missing or given twice.
+    TemplateError, RegionError, CountsError
+        As in `correlate`.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> rng = np.random.default_rng(1)
+    >>> counts = label_counts(rng.poisson(5, (16, 16, 4, 4)).astype(np.uint16))
+    >>> template = counts[:, :, 2, 1].drop_vars(["ky", "kx"])
+    >>> mask = derive_mask(counts, template)
+    >>> image = apply_mask(counts, mask, normalisation="standardised")
+    >>> bool(np.corrcoef(image.values.ravel(), template.values.ravel())[0, 1] > 0.95)
+    True
+    """
+    if method not in ("pearson", "mean-scaled"):
+        raise InputError(f'The method is {method!r}; expected "pearson" or "mean-scaled".')
+    if isinstance(counts, xr.Dataset):
+        if template is not None or detector_region is not None or scan_region is not None:
+            raise InputError(
+                "A Dataset of correlations already holds its template and regions; give either that Dataset alone, or "
+                "the counts with a template."
+            )
+        missing = {"rho", "mean", "std", "n", "detector_region"} - set(counts.variables)
+        if missing:
+            raise InputError(f"The Dataset lacks {sorted(missing)}; expected what tdm_dask.correlate returns.")
+        correlations = counts
+    elif template is None:
+        raise InputError("No template was given; give one, or the Dataset that tdm_dask.correlate returned.")
+    else:
+        correlations = correlate(counts, template, detector_region=detector_region, scan_region=scan_region)
+    mask = correlations["rho"] * correlations["detector_region"]
+    if method == "mean-scaled":
+        mean = correlations["mean"]
+        mask = xr.where(mean != 0, mask / mean.where(mean != 0, 1.0), 0.0)
+    mask = mask.transpose(..., *DETECTOR).assign_coords({k: correlations[k].variable for k in ("mean", "std", "n")})
+    units = "1" if method == "pearson" else "1/counts"
+    mask.attrs = {**correlations.attrs, "method": method, "units": units, "long_name": f"{method} mask"}
+    return mask.rename("mask")
+
+
+def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Normalisation = "none") -> xr.DataArray:
+    r"""Image from a weighted mask: a virtual detector with one weight per pixel.
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx)
+    mask : DataArray, dims ([template,] ky, kx)
+        Any number of masks costs one read. Where the mask is in memory, only the chunks that a non-zero weight
+        touches are read.
+    normalisation : {"none", "standardised"}, default "none"
+        "none": s = D m^T (eq. 2), in counts. "standardised": s = D_hat m^T, from counts normalised to mean 0 and
+        standard deviation 1 with the mask's own `mean` and `std`: D_hat m^T = D (m/std)^T - sum(mean m / std), so
+        that D is never copied.
+
+    Returns
+    -------
+    DataArray, dims ([template,] y, x)
+        Float64; lazy where counts or mask are. NaN at patterns that are not valid: they have no image.
+
+    Raises
+    ------
+    MaskError
+        If the mask is not finite, belongs to another detector, or carries no mean and std to standardise with.
+    CountsError
+        When computed, if counts under the mask are NaN or infinite.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> counts = label_counts(np.ones((2, 3, 4, 4), np.uint16))
+    >>> mask = xr.DataArray(np.eye(4), dims=("ky", "kx"))
+    >>> apply_mask(counts, mask).values.tolist()
+    [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+    """
+    counts = check_counts(counts)
+    if normalisation not in ("none", "standardised"):
+        raise InputError(f'The normalisation is {normalisation!r}; expected "none" or "standardised".')
+    if not isinstance(mask, xr.DataArray) or not set(DETECTOR) <= set(mask.dims) <= {TEMPLATE, *DETECTOR}:
+        dims = tuple(mask.dims) if isinstance(mask, xr.DataArray) else type(mask).__name__
+        raise MaskError(f"The mask has dims {dims}; expected ([template,] ky, kx).")
+    require_same_coordinates(counts, mask, DETECTOR, ("counts", "mask"), MaskError)
+    stacked = (mask if TEMPLATE in mask.dims else mask.expand_dims(TEMPLATE)).transpose(TEMPLATE, *DETECTOR)
+    mean = std = None
+    if normalisation == "standardised":
+        if "mean" not in mask.coords or "std" not in mask.coords:
+            raise MaskError(
+                "The mask carries no mean and std, which the standardised image needs; derive it with derive_mask, or "
+                'use normalisation="none".'
+            )
+        mean, std = (mask.coords[name].transpose(*DETECTOR).data for name in ("mean", "std"))
+    arguments = (stacked.data, mean, std, valid_pixels(counts))
+    if all(a is None or isinstance(a, np.ndarray) for a in arguments):
+        masks = prepare_masks(*arguments)
+    else:
+        masks = delayed(prepare_masks, pure=True)(*arguments)
+    data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts))
+    units = "counts" if normalisation == "none" and mask.attrs.get("units", "1") == "1" else "1"
+    result = xr.DataArray(data, dims=(TEMPLATE, *SCAN), coords=scan_coords(counts), name="image")
+    result.attrs = {**counts_facts(counts), "normalisation": normalisation, "units": units, "long_name": "image"}
+    if TEMPLATE not in mask.dims:
+        return result[0]
+    extra = {k: v for k, v in mask.coords.items() if v.dims == (TEMPLATE,)}
+    return result.assign_coords(extra)
+
+
+def transfer_mask(
+    mask: xr.DataArray, counts: xr.DataArray, *, rotation: float = 0.0, flip: bool = False
+) -> xr.DataArray:
+    """A mask from another scan, dose or camera, on the detector of these counts.
+
+    The mask is interpolated linearly in mrad (or 1/angstrom: the units must agree), about the optic axis. Its `mean` and
+    `std` are left behind, for they belong to the other scan: with `normalisation="standardised"` the statistics of
+    the new one are wanted, so they are taken from `pixel_statistics` by the caller.
+
+    Parameters
+    ----------
+    mask : DataArray, dims ([template,] ky, kx)
+    counts : DataArray
+        Counts (or anything with ky and kx coordinates) to transfer to.
+    rotation : float, default 0
+        Degrees by which the mask is turned, from kx towards ky.
+    flip : bool, default False
+        Mirror the mask (kx to -kx) before it is turned.
+
+    Returns
+    -------
+    DataArray, dims ([template,] ky, kx)
+        0 where the old detector does not reach.
+
+    Raises
+    ------
+    MaskError
+        If the units of the two detectors differ or the mask is lazy and not finite.
+
+    Examples
+    --------
+    >>> k = xr.DataArray(np.arange(-4.0, 5), dims="kx", attrs={"units": "mrad"})
+    >>> mask = xr.DataArray(np.ones((9, 9)), dims=("ky", "kx"), coords={"ky": k.values, "kx": k.values})
+    >>> mask.ky.attrs["units"] = mask.kx.attrs["units"] = "mrad"
+    >>> fine = xr.DataArray(np.zeros((3, 3)), dims=("ky", "kx"), coords={"ky": [-1.5, 0, 1.5], "kx": [-1.5, 0, 1.5]})
+    >>> fine.ky.attrs["units"] = fine.kx.attrs["units"] = "mrad"
+    >>> float(transfer_mask(mask, fine).sum())
+    9.0
+    """
+    from scipy.interpolate import RegularGridInterpolator
+
+    from .axes import unit_of
+
+    for dim in DETECTOR:
+        if dim not in mask.dims or dim not in counts.dims:
+            raise MaskError(f"Both the mask and the counts need a {dim} axis; found {mask.dims} and {counts.dims}.")
+        if unit_of(mask, dim) != unit_of(counts, dim) or unit_of(mask, dim) == "px":
+            raise MaskError(
+                f'The {dim} axis of the mask is in "{unit_of(mask, dim)}", that of the counts in "{unit_of(counts, dim)}"; '
+                "calibrate both in mrad before a mask is transferred."
+            )
+    values = np.asarray(mask.transpose(..., *DETECTOR).values, np.float64)
+    ky, kx = (np.asarray(counts.coords[d].values, np.float64) for d in DETECTOR)
+    grid_y, grid_x = np.meshgrid(ky, kx, indexing="ij")
+    angle = np.deg2rad(rotation)
+    # Where each new pixel lies on the old detector: turned back, then mirrored back.
+    old_x = np.cos(angle) * grid_x + np.sin(angle) * grid_y
+    old_y = -np.sin(angle) * grid_x + np.cos(angle) * grid_y
+    old_x = -old_x if flip else old_x
+    axes = [np.asarray(mask.coords[d].values, np.float64) for d in DETECTOR]
+    order = [slice(None, None, -1) if a[0] > a[-1] else slice(None) for a in axes]
+    grid = RegularGridInterpolator(
+        [a[o] for a, o in zip(axes, order, strict=True)],
+        np.moveaxis(values[(..., *order)], 0, -1) if values.ndim == 3 else values[tuple(order)],
+        bounds_error=False,
+        fill_value=0.0,
+    )
+    moved = grid(np.stack([old_y, old_x], -1))
+    moved = np.moveaxis(moved, -1, 0) if values.ndim == 3 else moved
+    valid = valid_pixels(counts)
+    if valid is not None:
+        moved = np.where(valid, moved, 0.0)
+    dims = (TEMPLATE, *DETECTOR) if values.ndim == 3 else DETECTOR
+    coords = detector_coords(counts) | {k: v for k, v in mask.coords.items() if v.dims == (TEMPLATE,)}
+    attrs = {**mask.attrs, "transferred": f"rotation {rotation:g} deg, flip {flip}"}
+    return xr.DataArray(moved, dims=dims, coords=coords, attrs=attrs, name="mask")
+
+
+def _check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
+    if not isinstance(template, xr.DataArray) or not set(SCAN) <= set(template.dims) <= {TEMPLATE, *SCAN}:
+        dims = tuple(template.dims) if isinstance(template, xr.DataArray) else type(template).__name__
+        raise TemplateError(f"The template has dims {dims}; expected ([template,] y, x).")
+    require_same_coordinates(counts, template, SCAN, ("counts", "template"), TemplateError)
+    return template
+
+
+def _detector_weights(counts: xr.DataArray, region: Any) -> np.ndarray:
+    """Weights (ky, kx) of the detector region, 0 at invalid pixels."""
+    shape = counts.shape[2:]
+    dtype = getattr(region, "dtype", np.dtype(bool))
+    if isinstance(region, (np.ndarray, xr.DataArray)) and dtype != bool:
+        if isinstance(region, xr.DataArray):
+            require_same_coordinates(counts, region, DETECTOR, ("counts", "detector_region"), RegionError)
+            region = region.transpose(*DETECTOR)
+        weights = np.array(region, np.float64)
+        if weights.shape != shape:
+            raise RegionError(f"The detector_region has shape {weights.shape}; expected {shape}, the detector's.")
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise RegionError("The detector_region has weights that are negative or not finite; expected at least 0.")
+    else:
+        flags = region_flags(counts, region, DETECTOR, "detector_region")
+        weights = np.ones(shape) if flags is None else flags.astype(np.float64)
+    valid = valid_pixels(counts)
+    if valid is not None:
+        weights[~valid] = 0.0
+    if not weights.any():
+        raise RegionError("The detector_region holds no valid pixel; choose a larger one.")
+    return weights

@@ -1,0 +1,95 @@
+"""Open a store or a vendor's file as lazy labelled counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+from zarr.abc.store import Store
+
+from .axes import VALID_PIXELS, axis_coordinate, label_counts
+from .blocks import as_dask
+from .sources import VendorFile, open_vendor
+from .store import StoreLike, is_store, open_store
+
+
+def open(  # noqa: A001
+    path: StoreLike,
+    *,
+    scan_shape: Sequence[int] | None = None,
+    frame: int | None = None,
+    detector_shape: Sequence[int] | None = None,
+    dtype: Any = None,
+    offset: int = 0,
+    gap: int = 0,
+) -> xr.DataArray:
+    """A store or a vendor's file as lazy labelled counts; only its header is read.
+
+    Parameters
+    ----------
+    path : path, URL or zarr store object
+        A store that `convert` wrote, any zarr 3 group with a 4D array "counts", or a vendor's file.
+    scan_shape : (ny, nx), optional
+        Probe positions of a vendor's file; needed where the file does not know. It goes before what the file says.
+    frame : int, optional
+        Which scan of a file that holds several.
+    detector_shape, dtype, offset, gap
+        Of raw binary: pixels (nky, nkx) of a pattern, dtype of a pixel, bytes before the first pattern and between
+        patterns.
+
+    Returns
+    -------
+    DataArray, dims (y, x, ky, kx)
+        Counts, native-endian, with what the file says as coordinates (angstrom, mrad; pixels until calibrated) and
+        attributes.
+
+    Raises
+    ------
+    SourceError
+        If the file is missing, damaged or of an unknown format.
+    ScanShapeError
+        If its frames do not fill the scan.
+    StoreError, IncompleteStoreError
+        If the store cannot be read, or its conversion has not finished.
+
+    Examples
+    --------
+    >>> import numpy, pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "scan.npy"
+    >>> numpy.save(path, numpy.zeros((6, 4, 4), numpy.uint16))
+    >>> open(path, scan_shape=(2, 3)).sizes
+    Frozen({'y': 2, 'x': 3, 'ky': 4, 'kx': 4})
+    """
+    if isinstance(path, Store) or is_store(path):
+        return open_store(path)
+    file = open_vendor(
+        os.fspath(path),
+        scan_shape=scan_shape,
+        frame=frame,
+        detector_shape=detector_shape,
+        dtype=dtype,
+        offset=offset,
+        gap=gap,
+    )
+    return label_vendor(file)
+
+
+def label_vendor(file: VendorFile) -> xr.DataArray:
+    """The counts of a vendor's file, labelled with what the file knows.
+
+    The detector keeps pixel coordinates, since a file does not know where the optic axis meets it; its pixel size
+    becomes the attribute `pixel_size_mrad`, which `calibrate` uses.
+    """
+    coords: dict[str, Any] = {}
+    if file.scan_step is not None:
+        for dim, size, step in zip(("y", "x"), file.source.shape, file.scan_step, strict=False):
+            coords[dim] = axis_coordinate(dim, size, step, 0.0, "angstrom")
+    if file.valid_pixels is not None and not file.valid_pixels.all():
+        coords[VALID_PIXELS] = (("ky", "kx"), file.valid_pixels)
+    attrs: dict[str, Any] = dict(file.acquisition)
+    if file.pixel_size is not None:
+        attrs["pixel_size_mrad"] = list(file.pixel_size)
+    attrs["source"] = os.path.basename(file.path)
+    return label_counts(as_dask(file.source), coords, attrs)

@@ -1,0 +1,367 @@
+"""Whole analyses from one recipe, stage by stage, written with the package's public names alone.
+
+The counts are read three times: to convert them, to correlate every pixel with every template, and to apply
+every mask. Each stage is stored before the next begins, and a second run of the same recipe takes up the
+stages that are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import tdm_dask as tdm
+
+from .axes import DETECTOR, SCAN, TEMPLATE
+from .calibration import HISTORY
+from .errors import DiskFullError, InputError, RecipeError, StoreError
+from .evaluation import correlations, cross_talk
+from .progress import Stage, silent
+from .recipe_file import Recipe, TemplatesSection, load_recipe
+from .sources import identity
+from .store import is_store, stored_statistics, write_calibration
+
+VIRTUAL = "detector"  # dim of the detectors that the recipe names
+COUNTS, RESULTS = "counts.zarr", "results.zarr"
+DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """What a recipe has made.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        As it was read and checked.
+    out : Path
+        The folder of the results.
+    store : Path
+        The counts that were used.
+    results : Path
+        A zarr store with one group for each stage: masks, images, evaluation.
+    counts : xarray.DataArray
+        The calibrated counts, lazy.
+    pacbed : xarray.DataArray
+        The mean pattern (ky, kx).
+    masks : xarray.Dataset
+        `detectors` (detector, ky, kx); where the recipe has templates, `mask` and `rho` (template, ky, kx),
+        `mean` and `std` (ky, kx) and `templates` (template, y, x).
+    images : xarray.Dataset
+        `virtual` (detector, y, x) and `image` (template, y, x), as far as the recipe asks for them.
+    evaluation : xarray.Dataset
+        `R`, `G` and `excess` of the kinds of column, and `other`, the correlation of all other images.
+    sites : dict of str to array
+        (y, x) in angstrom.
+    seconds : dict of str to float
+        What each stage took; stages that an earlier run had finished are not listed.
+    """
+
+    recipe: Recipe
+    out: Path
+    store: Path
+    results: Path
+    counts: xr.DataArray
+    pacbed: xr.DataArray
+    masks: xr.Dataset
+    images: xr.Dataset
+    evaluation: xr.Dataset
+    sites: Mapping[str, np.ndarray]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    stage: Stage = silent,
+) -> RecipeResult:
+    """Run a recipe and store what it makes; see :class:`RecipeResult`.
+
+    Reads the counts on whatever dask scheduler is active.
+
+    Parameters
+    ----------
+    recipe : path, mapping or Recipe
+        What :func:`load_recipe` takes or gives.
+    out : path
+        Folder for the results; made if its parent exists.
+    overwrite : bool, default False
+        Whether results of another recipe in `out` may be replaced. Results of the same recipe are taken up.
+    stage : callable, optional
+        Called with the name of each stage and the bytes it reads; the context that it gives is open
+        meanwhile.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe is wrong, or `out` holds results of another one.
+    InputError, SourceError, StoreError
+        If the counts or sites that it names cannot be used.
+    """
+    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    sites = _sites(plan)
+    folder = _prepare(Path(out), _fingerprint(plan, sites), overwrite)
+    clock = _Clock(stage)
+
+    store = _open_or_convert(plan, folder, clock)
+    counts, pacbed = _calibrated(plan, store, clock)
+    results = folder / RESULTS
+    masks = _stored(results, "masks", lambda: _masks(plan, counts, sites, clock))
+    images = _stored(results, "images", lambda: _images(plan, counts, masks, clock))
+    evaluation = _stored(results, "evaluation", lambda: _evaluation(plan, masks, images))
+    return RecipeResult(
+        recipe=plan,
+        out=folder,
+        store=store,
+        results=results,
+        counts=counts,
+        pacbed=pacbed,
+        masks=masks,
+        images=images,
+        evaluation=evaluation,
+        sites=sites,
+        seconds=clock.seconds,
+    )
+
+
+class _Clock:
+    """Opens each stage and keeps what it took."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, nbytes: int | None, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        with self._stage(name, nbytes):
+            result = work()
+        self.seconds[name] = time.perf_counter() - start
+        return result
+
+
+def _fingerprint(plan: Recipe, sites: Mapping[str, np.ndarray]) -> str:
+    """What the results depend on: the recipe, its sites, the file of counts as it is now, this package."""
+    source = plan.path_of(plan.source.path)
+    depends = {
+        "recipe": plan.asks(),
+        "sites": {kind: places.tolist() for kind, places in sites.items()},
+        "source": identity(source) if source.is_file() else None,
+        "tdm_dask": importlib.metadata.version("tdm-dask"),
+    }
+    return json.dumps(depends, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _prepare(folder: Path, fingerprint: str, overwrite: bool) -> Path:
+    """The folder of the results, with their fingerprint in it."""
+    if not folder.parent.is_dir():
+        raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the results.")
+    folder.mkdir(exist_ok=True)
+    note = folder / "recipe.json"
+    leftovers = [name for name in (RESULTS, COUNTS) if (folder / name).exists()]
+    same = note.is_file() and note.read_text(encoding="utf-8") == fingerprint
+    if leftovers and not same:
+        if not overwrite:
+            raise RecipeError(
+                f"{folder} holds results of another recipe, or of other files; give another folder, or ask "
+                "to overwrite them."
+            )
+        for name in leftovers:
+            shutil.rmtree(folder / name)
+    note.write_text(fingerprint, encoding="utf-8")
+    return folder
+
+
+def _sites(plan: Recipe) -> dict[str, np.ndarray]:
+    if plan.templates is None:
+        return {}
+    given = plan.templates.sites
+    found = tdm.read_sites(plan.path_of(given)) if isinstance(given, str) else given
+    kinds = plan.templates.kinds
+    missing = [kind for kind in kinds or () if kind not in found]
+    if missing:
+        raise RecipeError(f'[templates] kinds names "{missing[0]}"; the sites are of {", ".join(found)}.')
+    chosen = {str(kind): np.asarray(found[kind], dtype=np.float64) for kind in (kinds or found)}
+    clash = sorted(set(plan.detectors) & {*chosen, plan.templates.all_name or ""})
+    if clash:
+        raise RecipeError(f'"{clash[0]}" names a detector and a template; rename one of them.')
+    return chosen
+
+
+def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> Path:
+    source = plan.path_of(plan.source.path)
+    options = {key: value for key, value in dataclasses.asdict(plan.source).items() if value is not None}
+    del options["path"]
+    if is_store(source):
+        if options:
+            raise RecipeError(
+                f"[source] {min(options)} does not go with the store {source.name}; leave it out."
+            )
+        return source
+    store = folder / COUNTS
+    nbytes = source.stat().st_size if source.is_file() else None
+    clock.run("convert", nbytes, lambda: tdm.convert(source, store, **options))
+    return store
+
+
+def _calibrated(plan: Recipe, store: Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
+    """The calibrated counts and their mean pattern, which the conversion gathered where it can."""
+    counts = tdm.open(store)
+    statistics = stored_statistics(store)
+    known = {key: value for key, value in dataclasses.asdict(plan.calibration).items() if value is not None}
+
+    def calibrate() -> tuple[xr.DataArray, np.ndarray]:
+        mean = (
+            tdm.pixel_statistics(counts)["mean"].compute()
+            if statistics is None
+            else statistics["pattern_mean"]
+        )
+        pattern = mean.transpose(*DETECTOR).values
+        return (tdm.calibrate(counts, **known, pacbed=pattern) if known else counts), pattern
+
+    nbytes = counts.nbytes if statistics is None else None
+    calibrated, pattern = clock.run("calibrate", nbytes, calibrate)
+    # A store that the user brought is not changed, nor one that an earlier run has calibrated.
+    if known and store != plan.path_of(plan.source.path) and HISTORY not in counts.attrs:
+        write_calibration(store, calibrated)
+    coords = {dim: calibrated.coords[dim].variable for dim in DETECTOR}
+    pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs={"units": "counts"})
+    return calibrated, pacbed
+
+
+def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], clock: _Clock) -> xr.Dataset:
+    found = xr.Dataset()
+    if plan.detectors:
+        parts = [tdm.detectors.parse_detector(spec, counts) for spec in plan.detectors.values()]
+        names = xr.DataArray(list(plan.detectors), dims=VIRTUAL, name=VIRTUAL)
+        found["detectors"] = _concat(parts, names)
+    if plan.templates is None:
+        return found
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        templates = _templates(plan.templates, counts, sites)
+    for note in notes:
+        warnings.warn(str(note.message), stacklevel=2)
+    within = None if plan.masks.within is None else tdm.detectors.parse_detector(plan.masks.within, counts)
+    region = plan.masks.scan_region
+    scan_region = None if region is None else tuple(slice(*region.get(dim, (None,))) for dim in SCAN)
+    lazy = tdm.correlate(counts, templates, detector_region=within, scan_region=scan_region)
+    correlation = clock.run("correlate", counts.nbytes, lazy.compute)
+    mask = tdm.derive_mask(correlation, method=plan.masks.method)
+    found["mask"] = mask.drop_vars(["mean", "std", "n"])
+    for name in ("rho", "mean", "std", "n", "detector_region"):
+        found[name] = correlation[name]
+    found["templates"] = templates
+    return found.assign_attrs(correlation.attrs, notes=[str(note.message) for note in notes])
+
+
+def _templates(
+    asked: TemplatesSection, counts: xr.DataArray, sites: Mapping[str, np.ndarray]
+) -> xr.DataArray:
+    if asked.sigma is not None:
+        return tdm.gaussian_template(counts, sites, sigma=asked.sigma, all_name=asked.all_name)
+    assert asked.radius is not None
+    return tdm.binary_template(counts, sites, radius=asked.radius, all_name=asked.all_name)
+
+
+def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, clock: _Clock) -> xr.Dataset:
+    """Images of the detectors and of the derived masks, in one read.
+
+    One read has one normalisation, and detectors want the counts as they are. So a derived mask goes in as
+    the weights that standardising comes to, D_hat m^T = D (m/std)^T - sum(mean m / std), and the number is
+    subtracted.
+    """
+    parts = [masks["detectors"].rename({VIRTUAL: TEMPLATE})] if "detectors" in masks else []
+    number = 0.0 * masks["mask"].sum(DETECTOR) if "mask" in masks else None
+    if "mask" in masks:
+        weights = masks["mask"]
+        if plan.images.normalisation == "standardised":
+            std = masks["std"]
+            weights = xr.where(std > 0, weights / std.where(std > 0, 1.0), 0.0).transpose(TEMPLATE, *DETECTOR)
+            number = (weights * masks["mean"]).sum(DETECTOR)
+        parts.append(weights)
+    every = _concat(parts, TEMPLATE)
+    lazy = tdm.apply_mask(counts, every)
+    made = clock.run("images", counts.nbytes, lazy.compute)
+    found = xr.Dataset()
+    if "detectors" in masks:
+        found["virtual"] = made.sel({TEMPLATE: list(plan.detectors)}).rename({TEMPLATE: VIRTUAL})
+    if number is not None:
+        image = made.sel({TEMPLATE: masks[TEMPLATE]}) - number
+        image.attrs = {**made.attrs, "normalisation": plan.images.normalisation}
+        found["image"] = image
+    return found
+
+
+def _concat(parts: list[xr.DataArray], dim: Any) -> xr.DataArray:
+    """Masks of one detector as one array; only what they share is kept beside their values."""
+    bare = [part.reset_coords(drop=True).drop_attrs(deep=False) for part in parts]
+    return xr.concat(bare, dim=dim, coords="minimal", compat="override", join="exact")
+
+
+def _evaluation(plan: Recipe, masks: xr.Dataset, images: xr.Dataset) -> xr.Dataset:
+    """Cross-talk of the kinds of column, and how every other image correlates with their templates."""
+    if "mask" not in masks:
+        return xr.Dataset()
+    assert plan.templates is not None
+    kinds = [name for name in images[TEMPLATE].values.tolist() if name != plan.templates.all_name]
+    templates = masks["templates"].sel({TEMPLATE: kinds})
+    table = cross_talk(images["image"].sel({TEMPLATE: kinds}), templates)
+    rest = [images["image"].drop_sel({TEMPLATE: kinds})]
+    if "virtual" in images:
+        rest.append(images["virtual"].rename({VIRTUAL: TEMPLATE}))
+    others = xr.concat(rest, dim=TEMPLATE, coords="minimal", compat="override", join="override")
+    if others.sizes[TEMPLATE]:
+        table["other"] = correlations(others, templates).rename({"image": "other_image"})
+    return table
+
+
+def _stored(results: Path, group: str, work: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """A group of the results: read where an earlier run has finished it, else made and written whole."""
+    place = results / group
+    if not place.is_dir():
+        made = work()
+        partial = results / f".{group}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            _write(made, partial)
+            os.replace(partial, place)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise DiskFullError(
+                    f"The disk is full; {results} keeps the finished stages: make room and run again."
+                ) from error
+            raise StoreError(
+                f"{place} cannot be written ({error.strerror or error}); check the folder."
+            ) from error
+    return xr.open_zarr(place, consolidated=False).load()
+
+
+def _write(dataset: xr.Dataset, place: Path) -> None:
+    plain = dataset.assign_attrs(tdm_dask=importlib.metadata.version("tdm-dask"))
+    for name in plain.variables:
+        plain[name].attrs = {key: value for key, value in plain[name].attrs.items() if _is_json(value)}
+    plain.to_zarr(place, mode="w", zarr_format=3, consolidated=False)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

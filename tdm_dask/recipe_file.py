@@ -1,0 +1,285 @@
+"""Recipe files: a whole analysis as one readable TOML file, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .axes import quantity, quantity_pair
+from .errors import RecipeError
+
+Quantity = float | str
+
+
+@dataclass(frozen=True)
+class SourceSection:
+    """Where the counts come from: a vendor file or a store. The keys are arguments of `tdm_dask.convert`."""
+
+    path: str
+    scan_shape: Sequence[int] | None = None
+    detector_shape: Sequence[int] | None = None
+    dtype: str | None = None
+    offset: int | None = None
+    gap: int | None = None
+    frame: int | None = None
+    compression: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """What is known about the microscope. The keys are arguments of `tdm_dask.calibrate`."""
+
+    semi_angle: Quantity | None = None
+    pixel_size: Quantity | Sequence[Quantity] | None = None
+    centre: Sequence[float] | None = None
+    scan_step: Quantity | Sequence[Quantity] | None = None
+    energy: Quantity | None = None
+    rotation: Quantity | None = None
+    transpose: bool | None = None
+    flip: bool | None = None
+    counts_per_electron: float | None = None
+    electrons_per_probe: float | None = None
+    dwell_time: Quantity | None = None
+    beam_current: Quantity | None = None
+
+    def __post_init__(self) -> None:
+        for key, unit in (
+            ("semi_angle", "mrad"),
+            ("energy", "eV"),
+            ("dwell_time", "s"),
+            ("beam_current", "A"),
+        ):
+            if getattr(self, key) is not None:
+                quantity(getattr(self, key), unit, f"[calibration] {key}")
+        for key, unit in (("pixel_size", "mrad"), ("scan_step", "angstrom")):
+            if getattr(self, key) is not None:
+                quantity_pair(getattr(self, key), unit, f"[calibration] {key}")
+        if self.rotation is not None:
+            quantity(self.rotation, "deg", "[calibration] rotation", positive=False)
+
+
+@dataclass(frozen=True)
+class TemplatesSection:
+    """Which columns to look for: sites (a file, or a table of them) and the shape drawn at each."""
+
+    sites: str | Mapping[str, Any]
+    kinds: Sequence[str] | None = None
+    shape: Literal["gaussian", "binary"] = "gaussian"
+    sigma: Quantity | None = None
+    radius: Quantity | None = None
+    all_name: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of(self.shape, ("gaussian", "binary"), "[templates] shape")
+        wanted, other = ("sigma", "radius") if self.shape == "gaussian" else ("radius", "sigma")
+        if getattr(self, wanted) is None:
+            raise RecipeError(
+                f'[templates] with shape "{self.shape}" needs {wanted}, such as {wanted} = "0.35 Å".'
+            )
+        if getattr(self, other) is not None:
+            raise RecipeError(f'[templates] {other} does not go with shape "{self.shape}"; leave it out.')
+        quantity(getattr(self, wanted), "angstrom", f"[templates] {wanted}")
+
+
+@dataclass(frozen=True)
+class MasksSection:
+    """How masks are derived, from which detector pixels and which probe positions."""
+
+    method: Literal["pearson", "mean-scaled"] = "pearson"
+    within: str | None = None
+    scan_region: Mapping[str, Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of(self.method, ("pearson", "mean-scaled"), "[masks] method")
+        for dim, ends in (self.scan_region or {}).items():
+            _one_of(dim, ("y", "x"), "A key of [masks] scan_region")
+            if not (isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)):
+                raise RecipeError(
+                    f"[masks] scan_region {dim} is {ends!r}; expected [first, last + 1] in probe positions."
+                )
+
+
+@dataclass(frozen=True)
+class ImagesSection:
+    """How masks are applied."""
+
+    normalisation: Literal["none", "standardised"] = "standardised"
+
+    def __post_init__(self) -> None:
+        _one_of(self.normalisation, ("none", "standardised"), "[images] normalisation")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes
+    ----------
+    source, calibration, templates, masks, images : the sections of the file
+    detectors : dict of str to str
+        Name of an image to its detector, such as "adf:30:60".
+    title, notes : str
+        For the report.
+    folder : Path
+        Where relative paths start: the folder of the recipe file.
+    text : str
+        The recipe as it was written, for the report.
+    """
+
+    source: SourceSection
+    calibration: CalibrationSection = field(default_factory=CalibrationSection)
+    detectors: Mapping[str, str] = field(default_factory=dict)
+    templates: TemplatesSection | None = None
+    masks: MasksSection = field(default_factory=MasksSection)
+    images: ImagesSection = field(default_factory=ImagesSection)
+    title: str = ""
+    notes: str = ""
+    folder: Path = field(default=Path("."), compare=False)
+    text: str = field(default="", compare=False)
+
+    def path_of(self, name: str) -> Path:
+        """A path of the recipe, relative ones from its folder."""
+        return (self.folder / Path(name).expanduser()).absolute()
+
+    def asks(self) -> dict[str, Any]:
+        """All that decides the numbers, as plain values: equal for recipes that ask for the same."""
+        asked = dataclasses.asdict(self)
+        for key in ("folder", "text", "title", "notes"):
+            del asked[key]
+        asked["source"]["path"] = str(self.path_of(self.source.path))
+        return asked
+
+
+SECTIONS: dict[str, type] = {
+    "source": SourceSection,
+    "calibration": CalibrationSection,
+    "templates": TemplatesSection,
+    "masks": MasksSection,
+    "images": ImagesSection,
+}
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any]) -> Recipe:
+    """Read and check a recipe.
+
+    Parameters
+    ----------
+    recipe : path or mapping
+        A TOML file, or the same as nested mappings (relative paths then start at the working folder).
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    RecipeError
+        If the file cannot be read, a key is unknown or missing, or a value makes no sense.
+    UnitError
+        If a quantity has no unit that fits.
+
+    Examples
+    --------
+    >>> recipe = load_recipe({"source": {"path": "scan.mib"}, "detectors": {"ADF": "adf:30:60"}})
+    >>> recipe.detectors["ADF"]
+    'adf:30:60'
+    """
+    if isinstance(recipe, Mapping):
+        table, text, folder = (
+            dict(recipe),
+            json.dumps(recipe, indent=2, default=str, ensure_ascii=False),
+            Path(),
+        )
+    else:
+        table, text, folder = _read_toml(Path(recipe))
+    names = [*SECTIONS, "detectors", "title", "notes"]
+    _refuse_unknown(table, names, "the recipe")
+    if "source" not in table:
+        raise RecipeError('The recipe has no [source]; give one with path = "scan.mib".')
+    parts: dict[str, Any] = {
+        name: _section(kind, table[name], f"[{name}]") for name, kind in SECTIONS.items() if name in table
+    }
+    for name in ("title", "notes"):
+        parts[name] = _typed(table.get(name, ""), "str", name)
+    parts["detectors"] = _detectors(table.get("detectors", {}))
+    if not parts["detectors"] and "templates" not in parts:
+        raise RecipeError("The recipe asks for no image; give [templates] or [detectors] or both.")
+    return Recipe(**parts, folder=folder, text=text)
+
+
+def _read_toml(path: Path) -> tuple[dict[str, Any], str, Path]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), text, path.absolute().parent
+    except OSError as error:
+        raise RecipeError(f"The recipe {path} cannot be read ({error.strerror}); check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {path} is not valid TOML: {str(error).rstrip('.')}.") from None
+
+
+def _detectors(table: Any) -> dict[str, str]:
+    if not isinstance(table, Mapping):
+        raise RecipeError('[detectors] must be a table of names and detectors, such as ADF = "adf:30:60".')
+    return {str(name): _typed(spec, "str", f"[detectors] {name}") for name, spec in table.items()}
+
+
+def _section(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{where} must be a table, found {table!r}.")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    _refuse_unknown(table, list(fields), where)
+    missing = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in table
+    ]
+    if missing:
+        raise RecipeError(f"{where} has no {missing[0]}; it needs one.")
+    values = {name: _typed(value, str(fields[name].type), f"{where} {name}") for name, value in table.items()}
+    return kind(**values)
+
+
+def _typed(value: Any, kinds: str, where: str) -> Any:
+    """`value` if it is of one of the annotated kinds, which are those that TOML has."""
+    allowed = [part.strip().split("[")[0] for part in kinds.split("|")]
+    tests = {
+        "str": isinstance(value, str),
+        "Literal": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "int": type(value) is int,
+        "float": type(value) in (int, float),
+        "Quantity": type(value) in (int, float, str),
+        "Sequence": isinstance(value, Sequence) and not isinstance(value, str),
+        "Mapping": isinstance(value, Mapping),
+    }
+    if not any(tests[kind] for kind in allowed if kind != "None"):
+        words = {"str": "a text", "bool": "true or false", "int": "a whole number", "float": "a number"}
+        words |= {
+            "Literal": "a text",
+            "Quantity": "a number or a text with a unit",
+            "Sequence": "a list",
+            "Mapping": "a table",
+        }
+        expected = " or ".join(words[kind] for kind in allowed if kind != "None")
+        raise RecipeError(f"{where} is {value!r}; expected {expected}.")
+    return value
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}."
+            raise RecipeError(f'"{key}" in {where} is not a key of a recipe; {hint}')
+
+
+def _one_of(value: str, known: Sequence[str], where: str) -> None:
+    if value not in known:
+        expected = " or ".join(f'"{name}"' for name in known)
+        raise RecipeError(f'{where} is "{value}"; expected {expected}.')

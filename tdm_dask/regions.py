@@ -1,0 +1,144 @@
+"""Parts of a scan, and sums over neighbours: crop and bin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts
+from .blocks import crop as crop_array
+from .errors import RegionError
+
+
+def crop(counts: xr.DataArray, **windows: slice) -> xr.DataArray:
+    """A part of the scan or of the detector.
+
+    Unlike `counts.isel`, it keeps the connection to the file: passes over the part still read inside their tasks, and
+    only what they need.
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx)
+    **windows : slice
+        Elements to keep along y, x, ky or kx, without a step; negative ends count from the end.
+
+    Returns
+    -------
+    DataArray
+        Lazy as the counts are; coordinates and flags are cropped with them.
+
+    Raises
+    ------
+    RegionError
+        If an axis is unknown, or a window is empty or has a step.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> counts = label_counts(np.zeros((4, 6, 8, 8), np.uint16))
+    >>> crop(counts, y=slice(0, 2), kx=slice(2, -2)).shape
+    (2, 6, 8, 4)
+    """
+    counts = check_counts(counts)
+    unknown = set(windows) - set(DIMS)
+    if unknown:
+        raise RegionError(f"There is no axis {sorted(unknown)} to crop; the axes are {DIMS}.")
+    full = {}
+    for dim, size in counts.sizes.items():
+        window = windows.get(str(dim), slice(None))
+        if not isinstance(window, slice) or window.step not in (None, 1):
+            raise RegionError(f"The window of {dim} is {window!r}; expected a slice without a step.")
+        start, stop, _ = window.indices(size)
+        if stop <= start:
+            raise RegionError(f"The window {window.start}:{window.stop} of {dim} is empty; the axis has {size} elements.")
+        full[str(dim)] = slice(start, stop)
+    y, x, ky, kx = (full[d] for d in DIMS)
+    data = crop_array(counts.data, (y, x, ky, kx))
+    coords = {
+        name: c.variable.isel({d: full[d] for d in c.dims if d in full}) for name, c in counts.coords.items()  # type: ignore[misc]
+    }
+    return xr.DataArray(data, dims=DIMS, coords=coords, attrs=counts.attrs, name=counts.name)
+
+
+def bin(  # noqa: A001
+    counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int | tuple[int, int] = 1
+) -> xr.DataArray:
+    """Sums of neighbouring probe positions or detector pixels.
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx)
+    scan, detector : int or (int, int), default 1
+        Elements to sum along (y, x) and (ky, kx). What is left over at the far edge is dropped.
+
+    Returns
+    -------
+    DataArray
+        Lazy as the counts are. Unsigned integers become wide enough for the sum (uint32, or uint64 from 32-bit
+        counts); coordinates are means. Invalid pixels and patterns count as 0, and a sum is valid only where all
+        that went into it are.
+
+    Raises
+    ------
+    RegionError
+        If a factor is below 1 or larger than its axis.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> counts = label_counts(np.ones((4, 6, 8, 8), np.uint16))
+    >>> binned = bin(counts, detector=2)
+    >>> binned.shape, int(binned.max())
+    ((4, 6, 4, 4), 4)
+    """
+    counts = check_counts(counts)
+    factors: dict[str, int] = {}
+    for dims, value, name in ((SCAN, scan, "scan"), (DETECTOR, detector, "detector")):
+        pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+        if len(pair) != 2:
+            raise RegionError(f"The {name} binning is {value!r}; expected one integer or two.")
+        for dim, factor in zip(dims, pair, strict=True):
+            if not isinstance(factor, (int, np.integer)) or not 1 <= factor <= counts.sizes[dim]:
+                raise RegionError(
+                    f"The binning of {dim} is {factor!r}; expected an integer from 1 to {counts.sizes[dim]}, its size."
+                )
+            if factor > 1:
+                factors[dim] = int(factor)
+    if not factors:
+        return counts
+    values = counts.drop_vars([VALID_PIXELS, VALID_PATTERNS], errors="ignore")
+    flags: dict[Any, xr.DataArray] = {}
+    for name in (VALID_PIXELS, VALID_PATTERNS):
+        if name in counts.coords:
+            valid = counts.coords[name].drop_vars([VALID_PIXELS, VALID_PATTERNS], errors="ignore")
+            values = values.where(valid, np.zeros((), counts.dtype)).astype(counts.dtype)
+            flags[name] = _blocks(valid, {d: f for d, f in factors.items() if d in valid.dims}, "all")
+    if counts.dtype.kind in "ub":
+        values = values.astype(np.uint32 if counts.dtype.itemsize <= 2 else np.uint64)
+    elif counts.dtype.kind == "i":
+        values = values.astype(np.int64)
+    summed = _blocks(values, factors, "sum").astype(values.dtype).assign_coords(flags)
+    for dim in DIMS:
+        summed.coords[dim].attrs.update(counts.coords[dim].attrs)
+    summed.attrs = _rescaled(counts.attrs, factors)
+    return summed.rename(counts.name)
+
+
+def _blocks(array: xr.DataArray, factors: Mapping[str, int], how: str) -> xr.DataArray:
+    return getattr(array.coarsen(factors, boundary="trim"), how)() if factors else array  # type: ignore[arg-type]
+
+
+def _rescaled(attrs: Mapping[Any, Any], factors: Mapping[str, int]) -> dict[Any, Any]:
+    """Facts of the acquisition that a sum changes."""
+    new = dict(attrs)
+    if "pixel_size_mrad" in new:
+        new["pixel_size_mrad"] = [s * factors.get(d, 1) for s, d in zip(new["pixel_size_mrad"], DETECTOR, strict=True)]
+    probes = factors.get("y", 1) * factors.get("x", 1)
+    if "electrons_per_probe" in new:
+        new["electrons_per_probe"] *= probes
+    if "dwell_time_s" in new:
+        new["dwell_time_s"] *= probes
+    return new

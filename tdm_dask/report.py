@@ -1,0 +1,262 @@
+"""The report of a recipe: figures as PNG files, the table of cross-talk, and one HTML page that stands alone."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import importlib.metadata
+import importlib.resources
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import xarray as xr
+
+from .axes import TEMPLATE, step_of, unit_of
+from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
+from .recipe import VIRTUAL, RecipeResult
+
+PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettasciio")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Files of a report: the page, the table (None where there are no templates) and the figures by name."""
+
+    page: Path
+    table: Path | None
+    figures: dict[str, Path]
+
+
+def write_report(result: RecipeResult) -> Report:
+    """Draw the figures of a recipe's results, and write `report.html` and `cross_talk.csv` beside them.
+
+    Parameters
+    ----------
+    result : RecipeResult
+        From :func:`tdm_dask.recipe.run_recipe`.
+
+    Returns
+    -------
+    Report
+        The page needs no other file and no network.
+    """
+    figures = _figures(result)
+    table = _write_table(result, result.out / "cross_talk.csv") if "R" in result.evaluation else None
+    page = result.out / "report.html"
+    skeleton = (
+        importlib.resources.files("tdm_dask").joinpath("data", "report.html").read_text(encoding="utf-8")
+    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page.write_text(environment.from_string(skeleton).render(_content(result, figures)), encoding="utf-8")
+    return Report(page, table, figures)
+
+
+def _figures(result: RecipeResult) -> dict[str, Path]:
+    """One PNG for the mean pattern, each virtual image, each column's image and mask, and the two overviews."""
+    folder = result.out / "figures"
+    folder.mkdir(exist_ok=True)
+    angle = _semi_angle(result)
+    sites = result.sites if unit_of(result.counts, "x") == "angstrom" else {}
+    drawn = {"pacbed": plot_pacbed(result.pacbed, semi_angle=angle)} if result.pacbed is not None else {}
+    if "virtual" in result.images:
+        for number, (name, image) in enumerate(_each(result.images["virtual"], VIRTUAL)):
+            drawn[f"image_{name}"] = plot_image(image, title=name, sites=sites if number == 0 else None)
+    if "image" in result.images:
+        images, masks = result.images["image"], result.masks["mask"]
+        drawn["columns"] = plot_columns(images, masks, semi_angle=angle)
+        drawn["cross_talk"] = plot_cross_talk(result.evaluation)
+        for (name, image), (_, mask) in zip(_each(images, TEMPLATE), _each(masks, TEMPLATE), strict=True):
+            drawn[f"image_{name}"] = plot_image(image, title=name)
+            drawn[f"mask_{name}"] = plot_mask(mask, title=f"mask of {name}", semi_angle=angle)
+    return {name: save_figure(figure, folder / f"{_file_name(name)}.png") for name, figure in drawn.items()}
+
+
+def _each(array: xr.DataArray, dim: str) -> Iterator[tuple[str, xr.DataArray]]:
+    for position, name in enumerate(array[dim].values):
+        yield str(name), array.isel({dim: position})
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def _semi_angle(result: RecipeResult) -> float | None:
+    angle = result.counts.attrs.get("semi_angle_mrad")
+    return float(angle) if angle is not None and unit_of(result.counts, "kx") == "mrad" else None
+
+
+def _rows(
+    result: RecipeResult,
+) -> Iterator[tuple[str, dict[str, float], dict[str, float] | None, float | None]]:
+    """Each image's name, its R with every template, its G where it has a template of its own, and its excess."""
+    table = result.evaluation
+    kinds = [str(kind) for kind in table["template"].values]
+    for name in table["image"].values:
+        row = table.sel(image=name)
+        r, g = (dict(zip(kinds, row[part].values.tolist(), strict=True)) for part in ("R", "G"))
+        yield str(name), r, g, float(row["excess"])
+    if "other" in table:
+        for name in table["other_image"].values:
+            values = table["other"].sel(other_image=name).values.tolist()
+            yield str(name), dict(zip(kinds, values, strict=True)), None, None
+
+
+def _write_table(result: RecipeResult, path: Path) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        kinds = [str(kind) for kind in result.evaluation["template"].values]
+        writer.writerow(
+            ["image", *(f"R {kind}" for kind in kinds), *(f"G {kind}" for kind in kinds), "excess"]
+        )
+        for name, r, g, excess in _rows(result):
+            expected = ["" if g is None else round(g[kind], 4) for kind in kinds]
+            found = [round(r[kind], 4) for kind in kinds]
+            writer.writerow([name, *found, *expected, "" if excess is None else round(excess, 4)])
+    return path
+
+
+def _content(result: RecipeResult, figures: dict[str, Path]) -> dict[str, Any]:
+    pictures = {name: _inline(path) for name, path in figures.items()}
+    angle = _semi_angle(result)
+    virtual = [(name, spec, pictures[f"image_{name}"]) for name, spec in result.recipe.detectors.items()]
+    names = [str(name) for name in result.images[TEMPLATE].values] if "image" in result.images else []
+    return {
+        "title": result.recipe.title or Path(result.recipe.source.path).name,
+        "notes": result.recipe.notes,
+        "source_name": Path(result.recipe.source.path).name,
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "version": importlib.metadata.version("tdm-dask"),
+        "figures": {name: pictures.get(name) for name in ("columns", "pacbed", "cross_talk")},
+        "semi_angle": None if angle is None else f"{angle:.4g}",
+        "steps": list(_steps(result)),
+        "facts": list(_facts(result)),
+        "virtual": virtual,
+        "kinds": [str(kind) for kind in result.evaluation["template"].values]
+        if "R" in result.evaluation
+        else [],
+        "table": list(_table(result)) if "R" in result.evaluation else [],
+        "pairs": [(name, pictures[f"image_{name}"], pictures[f"mask_{name}"]) for name in names],
+        "mean_scaled": result.recipe.masks.method == "mean-scaled",
+        "recipe": result.recipe.text.strip(),
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+        + f", Python {platform.python_version()}",
+        "results_name": result.results.name,
+    }
+
+
+def _inline(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _table(result: RecipeResult) -> Iterator[dict[str, Any]]:
+    for name, r, g, excess in _rows(result):
+        cells = [
+            {"r": _signed(r[kind]), "g": None if g is None else _signed(g[kind]), "own": kind == name}
+            for kind in r
+        ]
+        yield {"name": name, "cells": cells, "excess": "" if excess is None else f"{excess:.2f}"}
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _steps(result: RecipeResult) -> Iterator[str]:
+    recipe, counts = result.recipe, result.counts
+    ny, nx, nky, nkx = counts.shape
+    took = result.seconds
+    read = f"{Path(recipe.source.path).name}: {ny} × {nx} probe positions of {nky} × {nkx} detector pixels"
+    yield (
+        f"Converted {read}, to the store {result.store.name}{_time(took, 'convert')}."
+        if result.store.parent == (result.out)
+        else f"Opened the store {read}."
+    )
+    if "calibrate" in took and _semi_angle(result) is not None:
+        yield (
+            f"Found the bright-field disk in the mean pattern; its radius stands for {_semi_angle(result):.4g} mrad"
+            f"{_time(took, 'calibrate')}."
+        )
+    if recipe.templates is not None:
+        places = ", ".join(f"{len(at)} of {kind}" for kind, at in result.sites.items())
+        width = (
+            f"sigma {recipe.templates.sigma}"
+            if recipe.templates.sigma
+            else f"radius {recipe.templates.radius}"
+        )
+        yield f"Made {recipe.templates.shape} templates ({width}, in angstrom unless it says otherwise) at sites: {places}."
+        within = f" within {recipe.masks.within}" if recipe.masks.within else ""
+        part = (
+            f", from the probe positions {dict(recipe.masks.scan_region)} alone"
+            if recipe.masks.scan_region
+            else ""
+        )
+        yield (
+            f"Correlated every detector pixel's image with every template in one read, and derived "
+            f"{recipe.masks.method} masks{within}{part}{_time(took, 'correlate')}."
+        )
+    how = {"standardised": "standardised counts", "none": "the counts as they are"}[
+        recipe.images.normalisation
+    ]
+    detectors = " and ".join(recipe.detectors)
+    if recipe.templates is None:
+        yield f"Applied {detectors}{_time(took, 'images')}."
+    else:
+        with_detectors = f" (and {detectors}, to the counts as they are)" if detectors else ""
+        yield f"Applied the masks to {how}{with_detectors}{_time(took, 'images')}."
+
+
+def _time(seconds: Any, stage: str) -> str:
+    return f" ({seconds[stage]:.1f} s)" if stage in seconds else ""
+
+
+def _facts(result: RecipeResult) -> Iterator[tuple[str, str]]:
+    counts = result.counts
+    yield "Probe positions (y × x)", " × ".join(str(n) for n in counts.shape[:2])
+    yield "Detector pixels (ky × kx)", " × ".join(str(n) for n in counts.shape[2:])
+    yield "Counts", f"{counts.dtype}, {bytes_text(counts.nbytes)} uncompressed"
+    if unit_of(counts, "x") == "angstrom":
+        steps = [step_of(counts, dim) for dim in ("y", "x")]
+        field = [step * size / 10 for step, size in zip(steps, counts.shape[:2], strict=True)]
+        yield "Scan step (y, x)", f"{steps[0]:.4g}, {steps[1]:.4g} Å"
+        yield "Field of view (y × x)", f"{field[0]:.3g} × {field[1]:.3g} nm"
+    if unit_of(counts, "kx") == "mrad":
+        steps = [step_of(counts, dim) for dim in ("ky", "kx")]
+        centre = [-float(counts[dim].values[0]) / step for dim, step in zip(("ky", "kx"), steps, strict=True)]
+        yield "Detector pixel (ky, kx)", f"{steps[0]:.4g}, {steps[1]:.4g} mrad"
+        yield "Optic axis at (ky, kx)", f"{centre[0]:.2f}, {centre[1]:.2f} px"
+        edge = min(abs(float(counts[dim].values[end])) for dim in ("ky", "kx") for end in (0, -1))
+        yield "Detector reaches", f"{edge:.4g} mrad on every side"
+    for name, attribute, unit, scale in (
+        ("Convergence semi-angle", "semi_angle_mrad", "mrad", 1),
+        ("Beam energy", "energy_eV", "keV", 1e-3),
+        ("Rotation of scan against detector", "rotation_deg", "°", 1),
+        ("Dwell time", "dwell_time_s", "ms", 1e3),
+        ("Beam current", "beam_current_A", "pA", 1e12),
+        ("Counts per electron", "counts_per_electron", "", 1),
+        ("Electrons per probe position", "electrons_per_probe", "", 1),
+        ("Dose", "electrons_per_square_angstrom", "electrons per Å²", 1),
+    ):
+        if attribute in counts.attrs:
+            yield name, f"{float(counts.attrs[attribute]) * scale:.4g} {unit}".rstrip()
+    if result.pacbed is not None:
+        yield "Mean counts per pattern", f"{float(result.pacbed.sum()):.4g}"
+
+
+def bytes_text(nbytes: float) -> str:
+    """Bytes in the unit that suits them.
+
+    Examples
+    --------
+    >>> bytes_text(5_771_808)
+    '5.77 MB'
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.3g} {unit}"
+    return f"{nbytes:.0f} bytes"

@@ -1,0 +1,97 @@
+"""What every command shares: its scheduler, its progress bars, its output, its exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import rich_click as click
+
+DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command has to say, for people and for machines."""
+
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    work: Callable[[Any], Output],
+    *,
+    as_json: bool,
+    debug: bool,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    memory: str | None = None,
+) -> int:
+    """Do `work` on the scheduler that was asked for, and print what it has to say.
+
+    Parameters
+    ----------
+    work : callable
+        Called with a :data:`tdm_dask.progress.Stage`.
+    as_json, debug : bool
+        Print JSON, and no progress bar; show tracebacks.
+    scheduler, workers, memory
+        As for :func:`tdm_dask.cluster.scheduler`.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 failed while working, 2 the request or the input is wrong, 130 stopped by
+        Ctrl-C. Failures are one sentence on standard error.
+    """
+    from .cluster import scheduler as use_scheduler
+    from .progress import ProgressBars
+
+    bars = ProgressBars(enabled=False if as_json else None)
+    try:
+        with use_scheduler(scheduler, workers, memory, announce=bars.enabled), bars:
+            output = work(bars.stage)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        return complain(f"Stopped; {_kept(bars.finished)} Run the same command again to go on.", STOPPED)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return complain(*_sentence(error, bars.finished))
+    click.echo(json.dumps(output.data, indent=2, ensure_ascii=False, default=str) if as_json else output.text)
+    return DONE
+
+
+def complain(sentence: str, code: int) -> int:
+    """Print one sentence on standard error, on one line, and give back the exit code."""
+    print(f"tdm: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _sentence(error: Exception, finished: list[str]) -> tuple[str, int]:
+    from .errors import DiskFullError, TdmError, WorkerLostError
+
+    if isinstance(error, (DiskFullError, WorkerLostError)):
+        return str(error), FAILED
+    if isinstance(error, TdmError):
+        return str(error), WRONG
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: make room and run again; {_kept(finished)}", FAILED
+    if isinstance(error, PermissionError):
+        return f"{error.filename} may not be read or written; check its permissions.", WRONG
+    if isinstance(error, MemoryError):
+        return f"The memory is full: use fewer --workers or a larger machine; {_kept(finished)}", FAILED
+    what = str(error).strip().rstrip(".") or "no message"
+    return f"{type(error).__name__}: {what}; {_kept(finished)} --debug shows where.", FAILED
+
+
+def _kept(finished: list[str]) -> str:
+    if not finished:
+        return "no stage was finished, and what an earlier run finished is kept."
+    return f"finished and kept: {', '.join(finished)}."

@@ -1,0 +1,180 @@
+"""Statistics of every detector pixel over the scan, and what both they and masks need: regions, valid flags."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
+from .errors import RegionError
+from .reductions import moments
+
+
+def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dataset:
+    """Number of patterns, mean and standard deviation of every detector pixel, in one read.
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx)
+        `valid_patterns` and `valid_pixels` coordinates are honoured.
+    scan_region : slices, boolean DataArray or ndarray (y, x), or dict of slices, optional
+        Probe positions to use; the whole scan by default. Slices count probe positions, not angstrom.
+
+    Returns
+    -------
+    Dataset
+        `n` (), `mean` and `std` (ky, kx), in counts; the standard deviation is the population's. The mean is the
+        PACBED. Invalid pixels are 0 in both. Lazy where the counts are.
+
+    Raises
+    ------
+    RegionError
+        If the scan region is empty or of another shape.
+    CountsError
+        When computed, if counts that are used are NaN or infinite.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> counts = label_counts(np.arange(2 * 3 * 4 * 4, dtype=np.uint16).reshape(2, 3, 4, 4))
+    >>> float(pixel_statistics(counts)["mean"][0, 0])
+    40.0
+    """
+    counts = check_counts(counts)
+    used = used_patterns(counts, scan_region)
+    pixels = valid_pixels(counts)
+    values = moments(counts.data, None, used, pixels)
+    return statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
+
+
+def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region: str) -> xr.Dataset:
+    """The results of `reductions.moments` that have no template, labelled like the counts' detector."""
+    coords = detector_coords(counts)
+    data = {
+        "n": ((), values["n"], {"long_name": "probe positions used"}),
+        "mean": (DETECTOR, values["mean"], {"units": "counts", "long_name": "mean pattern (PACBED)"}),
+        "std": (DETECTOR, values["std"], {"units": "counts", "long_name": "standard deviation over the scan"}),
+    }
+    return xr.Dataset(data, coords, {"scan_region": scan_region, **counts_facts(counts)})
+
+
+def detector_coords(array: xr.DataArray | xr.Dataset) -> dict[str, Any]:
+    """Coordinates that lie on the detector alone."""
+    return {k: v for k, v in array.coords.items() if v.dims and set(v.dims) <= set(DETECTOR)}  # type: ignore[misc]
+
+
+def scan_coords(array: xr.DataArray | xr.Dataset) -> dict[str, Any]:
+    """Coordinates that lie on the scan alone."""
+    return {k: v for k, v in array.coords.items() if v.dims and set(v.dims) <= set(SCAN)}  # type: ignore[misc]
+
+
+def counts_facts(counts: xr.DataArray) -> dict[str, Any]:
+    """Facts of the acquisition that results carry on."""
+    keep = ("energy_eV", "semi_angle_mrad", "rotation_deg", "transpose", "flip", "source")
+    return {k: counts.attrs[k] for k in keep if k in counts.attrs}
+
+
+def valid_pixels(counts: xr.DataArray) -> np.ndarray | None:
+    """Flags of the usable detector pixels, or None where all are."""
+    return _flags(counts, VALID_PIXELS, DETECTOR)
+
+
+def valid_patterns(counts: xr.DataArray) -> np.ndarray | None:
+    """Flags of the usable patterns, or None where all are."""
+    return _flags(counts, VALID_PATTERNS, SCAN)
+
+
+def _flags(counts: xr.DataArray, name: str, dims: tuple[str, str]) -> np.ndarray | None:
+    if name not in counts.coords:
+        return None
+    flags = np.asarray(counts.coords[name].transpose(*dims).values).astype(bool)
+    if not flags.any():
+        raise RegionError(f"Every element of {name} is False; at least one must be usable.")
+    return None if flags.all() else flags
+
+
+def used_patterns(counts: xr.DataArray, scan_region: Any) -> np.ndarray | None:
+    """Flags (y, x) of the probe positions in a scan region whose patterns are valid, or None where all are."""
+    used = region_flags(counts, scan_region, SCAN, "scan_region")
+    valid = valid_patterns(counts)
+    if used is None:
+        return valid
+    if valid is not None:
+        used = used & valid
+    if not used.any():
+        raise RegionError("The scan_region holds no probe position with a valid pattern; choose another.")
+    return None if used.all() else used
+
+
+def region_flags(array: xr.DataArray, region: Any, dims: tuple[str, str], name: str) -> np.ndarray | None:
+    """A region as boolean flags over two dims of an array, or None for the whole.
+
+    A region is a pair of slices or a dict of slices (elements, not units), or boolean flags.
+    """
+    if region is None:
+        return None
+    shape = tuple(array.sizes[d] for d in dims)
+    if isinstance(region, dict):
+        unknown = set(region) - set(dims)
+        if unknown:
+            raise RegionError(f"The {name} names {sorted(unknown)}; its axes are {dims}.")
+        region = tuple(region.get(d, slice(None)) for d in dims)
+    if isinstance(region, slice):
+        region = (region, slice(None))
+    if isinstance(region, tuple) and len(region) == 2 and all(isinstance(s, slice) for s in region):
+        flags = np.zeros(shape, bool)
+        flags[region] = True
+    else:
+        if isinstance(region, xr.DataArray):
+            require_same_coordinates(array, region, dims, ("counts", name), RegionError)
+            region = region.transpose(*dims)
+        flags = np.asarray(region)
+        if flags.shape != shape:
+            raise RegionError(f"The {name} has shape {flags.shape}; expected {shape}, the {dims} axes of the counts.")
+        if flags.dtype != bool:
+            raise RegionError(f"The {name} has dtype {flags.dtype}; expected booleans.")
+    if not flags.any():
+        raise RegionError(f"The {name} is empty; it must hold at least one element of {shape}.")
+    return flags
+
+
+def scan_region_text(used: np.ndarray | None, shape: tuple[int, ...]) -> str:
+    """Flags of probe positions as JSON: the whole scan, a rectangle, or runs of the flattened scan.
+
+    Examples
+    --------
+    >>> scan_region_text(None, (4, 6))
+    '{"shape": [4, 6], "y": [0, 4], "x": [0, 6]}'
+    """
+    ny, nx = shape
+    region: dict[str, Any] = {"shape": [ny, nx]}
+    if used is None:
+        return json.dumps(region | {"y": [0, ny], "x": [0, nx]})
+    ys, xs = np.flatnonzero(used.any(1)), np.flatnonzero(used.any(0))
+    y, x = [int(ys[0]), int(ys[-1]) + 1], [int(xs[0]), int(xs[-1]) + 1]
+    if used[slice(*y), slice(*x)].all():
+        return json.dumps(region | {"y": y, "x": x})
+    edges = np.flatnonzero(np.diff(used.ravel().astype(np.int8), prepend=0, append=0))
+    return json.dumps(region | {"runs": edges.reshape(-1, 2).tolist()})
+
+
+def scan_region_flags(text: str) -> np.ndarray:
+    """The inverse of `scan_region_text`: boolean flags (y, x).
+
+    Examples
+    --------
+    >>> flags = scan_region_flags('{"shape": [2, 3], "runs": [[1, 2], [4, 6]]}')
+    >>> flags.astype(int).tolist()
+    [[0, 1, 0], [0, 1, 1]]
+    """
+    region = json.loads(text)
+    flags = np.zeros(region["shape"], bool)
+    if "runs" in region:
+        for start, stop in region["runs"]:
+            flags.reshape(-1)[start:stop] = True
+    else:
+        flags[slice(*region["y"]), slice(*region["x"])] = True
+    return flags

@@ -1,0 +1,356 @@
+"""The store: one zarr 3 group per scan, sharded counts with their axes, statistics, and what is known about them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from .axes import DIMS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts
+from .blocks import Shards, Source, ZarrArray, as_dask, source_of
+from .errors import CorruptStoreError, IncompleteStoreError, StoreError
+from .kernels import pattern_sums
+from .shards import Codec, ShardedArray, choose_shards, put, sharded_array, zarr_compressors
+
+SCHEMA = 1
+KEY = "tdm_dask"
+COUNTS = "counts"
+# Facts of the acquisition and calibration that are kept with the counts and handed out as their attributes.
+FACTS = (
+    "energy_eV", "semi_angle_mrad", "pixel_size_mrad", "rotation_deg", "transpose", "flip", "counts_per_electron", "dwell_time_s",
+    "beam_current_A", "electrons_per_probe", "electrons_per_square_angstrom", "calibration_history", "bf_disk_centre_px",
+    "bf_disk_radius_px",
+)  # fmt: skip
+
+StoreLike = str | os.PathLike[str] | Store
+
+
+def resolve(store: StoreLike, *, read_only: bool = True) -> Store:
+    """A zarr store object from a path, a URL such as s3://bucket/scan.zarr, or such an object itself."""
+    if isinstance(store, Store):
+        return store
+    text = os.fspath(store)
+    if "://" in text:
+        from zarr.storage import FsspecStore
+
+        try:
+            return FsspecStore.from_url(text, read_only=read_only)
+        except ImportError as error:
+            raise StoreError(f'{text} needs a package that is not installed ({error}); install "tdm-dask[s3]".') from None
+    return LocalStore(Path(text), read_only=read_only)
+
+
+def is_store(path: Any) -> bool:
+    """Whether a path or store object holds a zarr 3 group (local paths are only looked at)."""
+    if isinstance(path, Store):
+        return True
+    text = os.fspath(path)
+    return "://" in text or (Path(text) / "zarr.json").is_file()
+
+
+def read_attributes(store: Store) -> dict[str, Any] | None:
+    """The `tdm_dask` mapping of a store, or None where there is no store of this package."""
+    try:
+        group = zarr.open_group(store, mode="r", zarr_format=3)
+    except (FileNotFoundError, KeyError, ValueError):
+        return None
+    attributes = group.attrs.get(KEY)
+    return dict(attributes) if isinstance(attributes, dict) else None  # type: ignore[arg-type]
+
+
+def open_store(store: StoreLike) -> xr.DataArray:
+    """Lazy labelled counts of a finished store; reads metadata and coordinates alone.
+
+    Any zarr 3 group with a 4D array `counts` is accepted; one that this package wrote must be complete.
+
+    Raises
+    ------
+    StoreError
+        If there is no such group or array.
+    IncompleteStoreError
+        If the conversion that writes it has not finished.
+    """
+    backend = resolve(store)
+    try:
+        group = zarr.open_group(backend, mode="r")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise StoreError(f"{name_of(store)} is not a zarr group ({error}); expected a store written by tdm convert.") from None
+    except OSError as error:
+        raise StoreError(f"{name_of(store)} cannot be read: {error}.") from None
+    attributes = group.attrs.get(KEY)
+    attributes = dict(attributes) if isinstance(attributes, dict) else {}  # type: ignore[arg-type]
+    if attributes.get("state", "complete") != "complete":
+        raise IncompleteStoreError(
+            f"The conversion into {name_of(store)} did not finish; run the same tdm convert again, and it goes on where it "
+            "stopped."
+        )
+    if attributes.get("schema", SCHEMA) > SCHEMA:
+        raise StoreError(
+            f"{name_of(store)} has schema version {attributes['schema']}, this package reads up to {SCHEMA}; update tdm_dask."
+        )
+    array = group.get(COUNTS)
+    if not isinstance(array, zarr.Array) or array.ndim != 4:
+        raise StoreError(f'{name_of(store)} has no 4D array "{COUNTS}"; expected a store written by tdm convert.')
+    token = str(attributes.get("id") or f"{backend}/{array.path}/{array.metadata.to_dict()}")
+    sharded = sharded_array(array)
+    source: Source = ZarrArray(array, token) if sharded is None else Shards(sharded, token)
+    coords: dict[str, Any] = {}
+    for dim, size in zip(DIMS, array.shape, strict=True):
+        stored = _read_variable(group, dim)
+        coords[dim] = axis_coordinate(dim, size) if stored is None else stored
+    for name in (VALID_PIXELS, VALID_PATTERNS):
+        flags = _read_variable(group, name)
+        if flags is not None:
+            coords[name] = flags.astype(bool)
+    facts = {k: v for k, v in attributes.get("acquisition", {}).items() if k in FACTS}
+    if "source" in attributes:
+        facts["source"] = attributes["source"]["name"]
+    return label_counts(as_dask(source), coords, facts)
+
+
+def _read_variable(group: zarr.Group, name: str) -> xr.Variable | None:
+    array = group.get(name)
+    if not isinstance(array, zarr.Array):
+        return None
+    dims = getattr(array.metadata, "dimension_names", None) or DIMS[: array.ndim]
+    attrs = {k: v for k, v in array.attrs.items() if not k.startswith("_")}
+    return xr.Variable(dims, np.asarray(array[...]), attrs)
+
+
+def write_variable(group: zarr.Group, name: str, variable: xr.Variable) -> None:
+    """Write a small labelled array (a coordinate, a statistic) into a store, in place of an older one."""
+    group.create_array(
+        name,
+        data=np.asarray(variable.values),
+        dimension_names=[str(d) for d in variable.dims],
+        attributes=dict(variable.attrs),
+        fill_value=0,
+        overwrite=True,
+    )
+
+
+def create(
+    backend: Store, attributes: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype, codec: Codec, coords: dict[str, xr.Variable]
+) -> ShardedArray:
+    """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it again, ready for shards."""
+    group = zarr.open_group(backend, mode="a", zarr_format=3, attributes={KEY: attributes})
+    for name, variable in coords.items():
+        write_variable(group, name, variable)
+    array = group.get(COUNTS)
+    if not isinstance(array, zarr.Array):
+        inner, shard = choose_shards(shape, dtype.itemsize)
+        array = group.create_array(
+            COUNTS,
+            shape=shape,
+            dtype=dtype,
+            chunks=inner,
+            shards=shard,
+            compressors=zarr_compressors(codec) or None,
+            fill_value=0,
+            dimension_names=list(DIMS),
+            attributes={"units": "counts", "long_name": "counts"},
+        )
+    sharded = sharded_array(array)
+    if sharded is None:
+        raise StoreError(f"{backend} holds counts of another layout; convert to another path or with overwrite.")
+    return sharded
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def update_attributes(backend: Store, changes: dict[str, Any]) -> None:
+    """Change entries of the `tdm_dask` mapping."""
+    group = zarr.open_group(backend, mode="r+")
+    group.update_attributes({KEY: {**group.attrs.get(KEY, {}), **changes}})  # type: ignore[dict-item]
+
+
+def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
+    """Write the coordinates, valid flags and acquisition facts of calibrated counts back into their store.
+
+    The counts themselves are not touched.
+
+    Raises
+    ------
+    StoreError
+        If the store is not writable, not of this package, or holds counts of another shape.
+    """
+    backend = resolve(store, read_only=False)
+    attributes = read_attributes(backend)
+    if attributes is None:
+        raise StoreError(f"{name_of(store)} is not a store written by this package; convert it first.")
+    group = zarr.open_group(backend, mode="r+")
+    shape = group[COUNTS].shape  # type: ignore[union-attr]
+    if shape != counts.shape:
+        raise StoreError(f"{name_of(store)} holds counts of shape {shape}, the calibrated ones have {counts.shape}; use the same.")
+    for name in (*DIMS, VALID_PIXELS, VALID_PATTERNS):
+        if name in counts.coords:
+            write_variable(group, name, counts.coords[name].variable)
+    facts = {k: to_json(counts.attrs[k]) for k in FACTS if k in counts.attrs}
+    update_attributes(backend, {"acquisition": {**attributes.get("acquisition", {}), **facts}})
+
+
+def stored_statistics(store: StoreLike) -> xr.Dataset | None:
+    """Mean pattern, variance and total counts that were gathered while a store was written, or None."""
+    group = zarr.open_group(resolve(store), mode="r")
+    variables = {n: _read_variable(group, n) for n in ("pattern_mean", "pattern_variance", "total_counts")}
+    if any(v is None for v in variables.values()):
+        return None
+    coords = {d: _read_variable(group, d) for d in DIMS}
+    return xr.Dataset(variables, {k: v for k, v in coords.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` read."""
+
+    shards: int
+    bytes_stored: int
+    bytes_counts: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shards} shards, {self.bytes_stored / 1e6:.1f} MB stored, {self.bytes_counts / 1e6:.1f} MB of counts: every "
+            "shard is present, every checksum right, every pattern's sum as converted."
+        )
+
+
+def verify(store: StoreLike) -> Verified:
+    """Read a store whole: every shard present, every checksum right, every pattern's sum that of the source.
+
+    Runs on the active dask scheduler, one task for each shard.
+
+    Raises
+    ------
+    IncompleteStoreError
+        If the conversion has not finished.
+    CorruptStoreError
+        If shards are missing or damaged; the message names them and their probe positions.
+
+    Examples
+    --------
+    >>> verify("scan.zarr")  # doctest: +SKIP
+    Verified(shards=64, bytes_stored=402653184, bytes_counts=8589934592)
+    """
+    counts = open_store(store)
+    backend = resolve(store)
+    source = source_of(counts.data)
+    if not isinstance(source, Shards):
+        raise StoreError(f"{name_of(store)} has a layout that carries no checksums of this package; convert it to verify it.")
+    statistics = stored_statistics(backend)
+    totals = None if statistics is None else statistics["total_counts"].values
+    valid = counts.coords[VALID_PIXELS].values if VALID_PIXELS in counts.coords else None
+    array = source.array
+    tasks = [
+        dask.delayed(_verify_shard, pure=False)(array, shard, None if totals is None else totals[array.window(shard)[:2]], valid)
+        for shard in array.shards()
+    ]
+    results = dask.compute(*tasks)
+    problems = [r for r in results if isinstance(r, str)]
+    if problems:
+        shown = "; ".join(p.rstrip(".") for p in problems[:5])
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CorruptStoreError(f"{len(problems)} of {len(results)} shards are damaged: {shown}{more}.")
+    return Verified(len(results), sum(results), counts.size * counts.dtype.itemsize)
+
+
+def _verify_shard(array: ShardedArray, shard: tuple[int, ...], totals: np.ndarray | None, valid: np.ndarray | None) -> int | str:
+    """Stored bytes of a shard that is whole, or a sentence that says what is wrong with it."""
+    window = array.window(shard)
+    sums = None if totals is None else np.zeros(totals.shape, totals.dtype)
+    try:
+        for chunk in array.read_shard(shard):
+            if sums is not None:
+                y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False))
+                sums[y, x] += pattern_totals(chunk.counts, None if valid is None else valid[chunk.ky, chunk.kx])
+        index = array.read_index(shard)
+    except CorruptStoreError as error:
+        return str(error)
+    lengths = index[..., 1][array.overlapping(shard)]
+    if sums is not None and totals is not None:
+        same = np.array_equal(sums, totals) if totals.dtype.kind == "u" else np.allclose(sums, totals, rtol=1e-9)
+        if not same:
+            return f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source again."
+    return int(lengths.sum()) + array.index_bytes
+
+
+def pattern_totals(counts: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Sum of each pattern (y, x) over its valid pixels: uint64 for unsigned integers and booleans, else float64."""
+    ny, nx, nky, nkx = counts.shape
+    matrix = counts.reshape(ny * nx, nky * nkx)
+    if valid is not None:
+        matrix = matrix[:, valid.ravel()]
+    if matrix.dtype.kind not in "ub":
+        return matrix.sum(1, dtype=np.float64).reshape(ny, nx)
+    totals = np.zeros(ny * nx, np.uint64)
+    pattern_sums(np.ascontiguousarray(matrix), totals)
+    return totals.reshape(ny, nx)
+
+
+def durable_put(store: Store, key: str, data: bytes) -> None:
+    """Write a small object so that it survives a power cut: to a temporary file, flushed to disk, then renamed."""
+    if not isinstance(store, LocalStore):
+        put(store, key, data)
+        return
+    path = Path(store.root) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def list_keys(store: Store, prefix: str) -> list[str]:
+    """Keys of the objects under a prefix."""
+
+    async def collect() -> list[str]:
+        return [key async for key in store.list_prefix(prefix)]
+
+    return sync(collect())
+
+
+def object_size(store: Store, key: str) -> int | None:
+    """Bytes of an object, or None where there is none."""
+    try:
+        return sync(store.getsize(key))
+    except FileNotFoundError:
+        return None
+
+
+def to_json(value: Any) -> Any:
+    """A value as plain JSON: NumPy scalars, tuples, bytes and paths included."""
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_json(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
+    if isinstance(value, np.generic):
+        return to_json(value.item())
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value)
+
+
+def name_of(store: StoreLike) -> str:
+    return str(store) if isinstance(store, Store) else os.fspath(store)
