@@ -70,6 +70,12 @@ class Source:
         """Probe positions (y, x) that are best read together."""
         return 1, self.shape[1]
 
+    def detector_window(self, pixels: np.ndarray | None) -> Window:
+        """The window (ky, kx) that holds every pixel which `blocks` delivers when `pixels` are needed."""
+        if pixels is None:
+            return slice(0, self.shape[2]), slice(0, self.shape[3])
+        return bounding_box(pixels)
+
     @property
     def pattern_bytes(self) -> int:
         return self.shape[2] * self.shape[3] * self.dtype.itemsize
@@ -86,7 +92,7 @@ class Source:
         pixels : ndarray of bool, shape (nky, nkx), optional
             Detector pixels that are needed; blocks without any are not delivered, nor read where possible.
         """
-        ky, kx = bounding_box(pixels) if pixels is not None else (slice(0, self.shape[2]), slice(0, self.shape[3]))
+        ky, kx = self.detector_window(pixels)
         whole = (ky, kx) == (slice(0, self.shape[2]), slice(0, self.shape[3]))
         (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
         columns = max(1, min(x1 - x0, BLOCK_BYTES // self.pattern_bytes))
@@ -218,6 +224,14 @@ class Shards(Source):
     def tile(self) -> tuple[int, int]:
         return self.array.shard[0], self.array.shard[1]
 
+    def detector_window(self, pixels: np.ndarray | None) -> Window:
+        ky, kx = super().detector_window(pixels)
+        cy, cx = self.array.inner[2:]
+        return (
+            slice(ky.start - ky.start % cy, min(-(-ky.stop // cy) * cy, self.shape[2])),
+            slice(kx.start - kx.start % cx, min(-(-kx.stop // cx) * cx, self.shape[3])),
+        )
+
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         out = np.empty((y1 - y0, x1 - x0, *self.shape[2:]), self.dtype)
         for block in self.blocks((slice(y0, y1), slice(x0, x1)), None, None):
@@ -281,7 +295,7 @@ class ZarrArray(Source):
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
         # A chunk must be decoded once, so blocks are tiles of the store, not lines.
-        ky, kx = bounding_box(pixels) if pixels is not None else (slice(0, self.shape[2]), slice(0, self.shape[3]))
+        ky, kx = self.detector_window(pixels)
         ty, tx = self.tile
         (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
         for y in range(y0 - y0 % ty, y1, ty):
@@ -322,8 +336,7 @@ class Crop(Source):
         return counts[(..., *self._detector)]
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
-        inside = np.zeros(self.source.shape[2:], bool)
-        inside[self._detector] = True if pixels is None else pixels
+        inside = self._source_pixels(pixels)
         oy, ox, oky, okx = self.start
         outer = tuple(slice(s.start + o, s.stop + o) for s, o in zip(window, (oy, ox), strict=True))
         for block in self.source.blocks(outer, used, inside):  # type: ignore[arg-type]
@@ -337,6 +350,19 @@ class Crop(Source):
             yield Block(
                 _moved(block.y, -oy), _moved(block.x, -ox), _moved(ky, -oky), _moved(kx, -okx), np.ascontiguousarray(counts)
             )
+
+    def _source_pixels(self, pixels: np.ndarray | None) -> np.ndarray:
+        inside = np.zeros(self.source.shape[2:], bool)
+        inside[self._detector] = True if pixels is None else pixels
+        return inside
+
+    def detector_window(self, pixels: np.ndarray | None) -> Window:
+        window = self.source.detector_window(self._source_pixels(pixels))
+        ky, kx = (
+            slice(max(s.start, d.start) - d.start, min(s.stop, d.stop) - d.start)
+            for s, d in zip(window, self._detector, strict=True)
+        )
+        return ky, kx
 
     def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
         start = tuple(a + s.start for a, s in zip(self.start, window, strict=True))

@@ -153,7 +153,9 @@ def calibrate(
     if steps is not None:
         done["scan_step_angstrom"] = list(steps)
         for dim, step in zip(SCAN, steps, strict=True):
-            coords[dim] = axis_coordinate(dim, counts.sizes[dim], step, _origin(counts, dim, step), "angstrom")
+            coords[dim] = axis_coordinate(
+                dim, counts.sizes[dim], step, _origin(counts, dim, step), "angstrom"
+            )
     result = counts.assign_coords(coords)
     attrs: dict[str, Any] = dict(counts.attrs) | facts
     dose = _dose(result, attrs, facts, mean)

@@ -43,6 +43,15 @@ class Pair(click.ParamType):
         return parts[0] if len(parts) == 1 else tuple(parts)
 
 
+class Place(click.ParamType):
+    """A path, or the address of a store, such as s3://bucket/scan.zarr."""
+
+    name = "PATH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str | Path:
+        return value if "://" in str(value) else Path(value)
+
+
 Command = Callable[..., Any]
 
 
@@ -83,7 +92,7 @@ calibration = _options(
         "--pixel-size", type=Pair(), help='Of the detector, such as "1.2 mrad"; "ky, kx" if they differ.'
     ),
 )
-existing = click.Path(path_type=Path)
+local = click.Path(path_type=Path)
 
 
 @click.group(context_settings=CONTEXT, invoke_without_command=True)
@@ -108,13 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tdm"
-        code = complain(f"{error.format_message().rstrip('.')}; see {command} --help.", WRONG)
+        found = error.format_message().replace(". Did you mean", ", did you mean").rstrip(".?")
+        code = complain(f"{found}; see {command} --help.", WRONG)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 @tdm.command()
 @click.option(
-    "--out", type=existing, default=Path("tdm-demo"), show_default=True, help="Folder for the results."
+    "--out", type=local, default=Path("tdm-demo"), show_default=True, help="Folder for the results."
 )
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
 @computing
@@ -129,8 +139,8 @@ def demo(out: Path, overwrite: bool, **session: Any) -> int:
 
 
 @tdm.command("run")
-@click.argument("recipe", type=existing)
-@click.option("--out", type=existing, help="Folder for the results. [default: RECIPE-results, here]")
+@click.argument("recipe", type=local)
+@click.option("--out", type=local, help="Folder for the results. [default: RECIPE-results, here]")
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
 @computing
 def run_command(recipe: Path, out: Path | None, overwrite: bool, **session: Any) -> int:
@@ -177,10 +187,10 @@ def _run_recipe(recipe: Path, out: Path, overwrite: bool, stage: Stage) -> Outpu
 
 
 @tdm.command()
-@click.argument("path", type=existing)
+@click.argument("path", type=Place())
 @layout
 @common
-def info(path: Path, **options: Any) -> int:
+def info(path: str | Path, **options: Any) -> int:
     """Say what is in a vendor file or a store: shape, axes, checks, and the command to convert it."""
     from .describe import describe
 
@@ -189,8 +199,8 @@ def info(path: Path, **options: Any) -> int:
 
 
 @tdm.command()
-@click.argument("source", type=existing)
-@click.argument("store", type=existing)
+@click.argument("source", type=local)
+@click.argument("store", type=Place())
 @layout
 @calibration
 @click.option("--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True)
@@ -199,7 +209,7 @@ def info(path: Path, **options: Any) -> int:
 )
 @click.option("--overwrite", "start", flag_value="overwrite", help="Replace what is in STORE.")
 @computing
-def convert(source: Path, store: Path, start: str, compression: str, **options: Any) -> int:
+def convert(source: Path, store: str | Path, start: str, compression: str, **options: Any) -> int:
     """Convert a vendor file to a store.
 
     A conversion that was stopped is taken up where it was when the same command runs again.
@@ -226,9 +236,9 @@ def convert(source: Path, store: Path, start: str, compression: str, **options: 
 
 
 @tdm.command()
-@click.argument("store", type=existing)
+@click.argument("store", type=Place())
 @computing
-def verify(store: Path, **session: Any) -> int:
+def verify(store: str | Path, **session: Any) -> int:
     """Check a store: every shard present, readable, its checksum right."""
 
     def work(stage: Stage) -> Output:
@@ -246,7 +256,7 @@ def verify(store: Path, **session: Any) -> int:
 
 
 @tdm.command()
-@click.argument("store", type=existing)
+@click.argument("store", type=Place())
 @click.option(
     "--semi-angle", help='Convergence semi-angle, the radius of the bright-field disk: "23.5 mrad".'
 )
@@ -254,7 +264,7 @@ def verify(store: Path, **session: Any) -> int:
 @click.option("--energy", help='Beam energy, such as "200 keV".')
 @click.option("--rotation", help='Of the scan against the detector, such as "12 deg".')
 @computing
-def calibrate(store: Path, **options: Any) -> int:
+def calibrate(store: str | Path, **options: Any) -> int:
     """Find the bright-field disk in a store's mean pattern, and write the calibrated axes into the store."""
     session = {key: options.pop(key) for key in ("as_json", "debug", "scheduler", "workers", "memory")}
 
@@ -262,33 +272,42 @@ def calibrate(store: Path, **options: Any) -> int:
         import tdm_dask
 
         from .describe import describe
+        from .store import stored_statistics, write_calibration
 
         known = {key: value for key, value in options.items() if value is not None}
         with stage("calibrate"):
-            calibrated = tdm_dask.calibrate(tdm_dask.open(store), **known)
-            tdm_dask.store.write_calibration(store, calibrated)
+            counts, statistics = tdm_dask.open(store), stored_statistics(store)
+            if (
+                statistics is not None
+            ):  # gathered by the conversion, so that the counts need not be read again
+                known["pacbed"] = statistics["pattern_mean"].values
+            calibrated = tdm_dask.calibrate(counts, **known)
+            write_calibration(store, calibrated)
         return describe(store, {})
 
     return run(work, **session)
 
 
 @tdm.command()
-@click.argument("store", type=existing)
-@click.option("--detector", required=True, help="bf:0:10, abf:11:23.5, adf:30:60 or haadf:60:120, in mrad.")
-@click.option("--out", type=existing, required=True, help="File to write: .png, .tif, .npy or .zarr.")
+@click.argument("store", type=Place())
+@click.option(
+    "--detector", required=True, help="bf, bf:10, abf:11:23.5, adf:30:60, haadf:70:150, ... in mrad."
+)
+@click.option("--out", type=local, required=True, help="File to write: .png, .tif, .npy or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @computing
-def image(store: Path, detector: str, out: Path, overwrite: bool, **session: Any) -> int:
+def image(store: str | Path, detector: str, out: Path, overwrite: bool, **session: Any) -> int:
     """Make a virtual image: the counts of a detector at every probe position."""
 
     def work(stage: Stage) -> Output:
         import tdm_dask
 
+        from .detectors import parse_detector
         from .image_file import check_image_path, write_image
 
         check_image_path(out, overwrite)
         counts = tdm_dask.open(store)
-        mask = tdm_dask.detectors.parse_detector(detector, counts)
+        mask = parse_detector(detector, counts)
         with stage(detector, counts.nbytes):
             made = tdm_dask.apply_mask(counts, mask).compute()
         write_image(made, out, title=detector)

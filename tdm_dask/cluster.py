@@ -97,7 +97,7 @@ def _join(address: str) -> Iterator[Any]:
         client = Client(**where, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
-            f'No dask scheduler answers at "{address}"; give its address (tcp://host:8786) or its scheduler file.'
+            f'No dask scheduler answers at "{address}"; give an address (tcp://host:8786) or its file.'
         ) from error
     with client:
         yield client

@@ -334,7 +334,7 @@ def _complete(backend: Store, job: _Job) -> None:
     if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
         bad = ~(np.isfinite(mean) & np.isfinite(variance))
         mean, variance = np.where(bad, 0.0, mean), np.where(bad, 0.0, variance)
-    group = zarr.open_group(backend, mode="r+")
+    group = zarr.open_group(backend, mode="r+", use_consolidated=False)
     for name, dims, values, units, long_name in (
         ("pattern_mean", DETECTOR, mean, "counts", "mean pattern (PACBED)"),
         ("pattern_variance", DETECTOR, variance, "counts^2", "variance over the scan"),
@@ -342,6 +342,7 @@ def _complete(backend: Store, job: _Job) -> None:
         ("total_counts", SCAN, totals, "counts", "sum of each pattern over its valid pixels"),
     ):
         stores.write_variable(group, name, xr.Variable(dims, values, {"units": units, "long_name": long_name}))
+    stores.consolidate(backend)
     stores.update_attributes(backend, {"state": "complete"})
     _sweep(backend)
 

@@ -96,7 +96,7 @@ def find_bf_disk(
     ``(A + B u) E(u / w) + C L(u / g) + D``, where u is the distance to the circle, E the complementary error
     function (pixel and aperture) and L the integral of a Lorentzian (phonon and inelastic tails). Both are
     symmetric, so tails do not shift the radius. A varies with azimuth in even orders up to the eighth, as the
-    disk of a thick crystal does. The radius is where the intensity of the edge is half; simulations that smooth
+    disk of a thick crystal does. The radius is where the edge has half its intensity; simulations that smooth
     an aperture's amplitude over one pixel have that 0.15 pixels inside the nominal semi-angle.
 
     Examples
@@ -257,7 +257,8 @@ def _best_candidate(image: Array, usable: Flags, scale: Array, fixed: Array | No
 def _in_pixels(circle: Array, scale: Array) -> tuple[tuple[float, float], tuple[float, float]]:
     """Centre and half axes, in detector pixels, of a circle in scaled coordinates."""
     cy, cx, radius = (float(v) for v in circle)
-    return (cy / scale[0], cx / scale[1]), (radius / scale[0], radius / scale[1])
+    down, across = (float(v) for v in scale)
+    return (cy / down, cx / across), (radius / down, radius / across)
 
 
 def _despiked(image: Array, usable: Flags) -> Flags:

@@ -26,6 +26,7 @@ import tdm_dask as tdm
 
 from .axes import DETECTOR, SCAN, TEMPLATE
 from .calibration import HISTORY
+from .detectors import parse_detector
 from .errors import DiskFullError, InputError, RecipeError, StoreError
 from .evaluation import correlations, cross_talk
 from .progress import Stage, silent
@@ -48,7 +49,7 @@ class RecipeResult:
         As it was read and checked.
     out : Path
         The folder of the results.
-    store : Path
+    store : str or Path
         The counts that were used.
     results : Path
         A zarr store with one group for each stage: masks, images, evaluation.
@@ -71,7 +72,7 @@ class RecipeResult:
 
     recipe: Recipe
     out: Path
-    store: Path
+    store: str | Path
     results: Path
     counts: xr.DataArray
     pacbed: xr.DataArray
@@ -155,11 +156,11 @@ class _Clock:
 
 def _fingerprint(plan: Recipe, sites: Mapping[str, np.ndarray]) -> str:
     """What the results depend on: the recipe, its sites, the file of counts as it is now, this package."""
-    source = plan.path_of(plan.source.path)
+    source = plan.source_place()
     depends = {
         "recipe": plan.asks(),
         "sites": {kind: places.tolist() for kind, places in sites.items()},
-        "source": identity(source) if source.is_file() else None,
+        "source": identity(source) if isinstance(source, Path) and source.is_file() else None,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
     return json.dumps(depends, indent=1, sort_keys=True, ensure_ascii=False)
@@ -203,23 +204,21 @@ def _sites(plan: Recipe) -> dict[str, np.ndarray]:
     return chosen
 
 
-def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> Path:
-    source = plan.path_of(plan.source.path)
+def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> str | Path:
+    source = plan.source_place()
     options = {key: value for key, value in dataclasses.asdict(plan.source).items() if value is not None}
     del options["path"]
     if is_store(source):
         if options:
-            raise RecipeError(
-                f"[source] {min(options)} does not go with the store {source.name}; leave it out."
-            )
+            raise RecipeError(f"[source] {min(options)} does not go with the store {source}; leave it out.")
         return source
     store = folder / COUNTS
-    nbytes = source.stat().st_size if source.is_file() else None
+    nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
     clock.run("convert", nbytes, lambda: tdm.convert(source, store, **options))
     return store
 
 
-def _calibrated(plan: Recipe, store: Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
+def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
     """The calibrated counts and their mean pattern, which the conversion gathered where it can."""
     counts = tdm.open(store)
     statistics = stored_statistics(store)
@@ -237,7 +236,7 @@ def _calibrated(plan: Recipe, store: Path, clock: _Clock) -> tuple[xr.DataArray,
     nbytes = counts.nbytes if statistics is None else None
     calibrated, pattern = clock.run("calibrate", nbytes, calibrate)
     # A store that the user brought is not changed, nor one that an earlier run has calibrated.
-    if known and store != plan.path_of(plan.source.path) and HISTORY not in counts.attrs:
+    if known and store != plan.source_place() and HISTORY not in counts.attrs:
         write_calibration(store, calibrated)
     coords = {dim: calibrated.coords[dim].variable for dim in DETECTOR}
     pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs={"units": "counts"})
@@ -247,7 +246,7 @@ def _calibrated(plan: Recipe, store: Path, clock: _Clock) -> tuple[xr.DataArray,
 def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], clock: _Clock) -> xr.Dataset:
     found = xr.Dataset()
     if plan.detectors:
-        parts = [tdm.detectors.parse_detector(spec, counts) for spec in plan.detectors.values()]
+        parts = [parse_detector(spec, counts) for spec in plan.detectors.values()]
         names = xr.DataArray(list(plan.detectors), dims=VIRTUAL, name=VIRTUAL)
         found["detectors"] = _concat(parts, names)
     if plan.templates is None:
@@ -257,7 +256,7 @@ def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], 
         templates = _templates(plan.templates, counts, sites)
     for note in notes:
         warnings.warn(str(note.message), stacklevel=2)
-    within = None if plan.masks.within is None else tdm.detectors.parse_detector(plan.masks.within, counts)
+    within = None if plan.masks.within is None else parse_detector(plan.masks.within, counts)
     region = plan.masks.scan_region
     scan_region = None if region is None else tuple(slice(*region.get(dim, (None,))) for dim in SCAN)
     lazy = tdm.correlate(counts, templates, detector_region=within, scan_region=scan_region)
@@ -354,8 +353,10 @@ def _stored(results: Path, group: str, work: Callable[[], xr.Dataset]) -> xr.Dat
 
 def _write(dataset: xr.Dataset, place: Path) -> None:
     plain = dataset.assign_attrs(tdm_dask=importlib.metadata.version("tdm-dask"))
-    for name in plain.variables:
-        plain[name].attrs = {key: value for key, value in plain[name].attrs.items() if _is_json(value)}
+    for name, variable in plain.variables.items():
+        plain[name].attrs = {key: value for key, value in variable.attrs.items() if _is_json(value)}
+        if variable.dtype.kind == "U":  # zarr 3 has a standard only for text of any length
+            plain[name] = plain[name].astype(object)
     plain.to_zarr(place, mode="w", zarr_format=3, consolidated=False)
 
 

@@ -147,12 +147,16 @@ class Recipe:
         """A path of the recipe, relative ones from its folder."""
         return (self.folder / Path(name).expanduser()).absolute()
 
+    def source_place(self) -> str | Path:
+        """Where the counts are: a path, or the address of a store."""
+        return self.source.path if "://" in self.source.path else self.path_of(self.source.path)
+
     def asks(self) -> dict[str, Any]:
         """All that decides the numbers, as plain values: equal for recipes that ask for the same."""
         asked = dataclasses.asdict(self)
         for key in ("folder", "text", "title", "notes"):
             del asked[key]
-        asked["source"]["path"] = str(self.path_of(self.source.path))
+        asked["source"]["path"] = str(self.source_place())
         return asked
 
 

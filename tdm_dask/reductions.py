@@ -394,7 +394,11 @@ def moments(
         When computed, if counts that are used are NaN or infinite.
     """
     detector = array.shape[2:]
-    window = bounding_box(pixels) if pixels is not None else (slice(0, detector[0]), slice(0, detector[1]))
+    source = source_of(array)
+    if source is not None:
+        window = source.detector_window(pixels)
+    else:
+        window = (slice(0, detector[0]), slice(0, detector[1])) if pixels is None else bounding_box(pixels)
     dtype = np.dtype(array.dtype)
     reduction = Moments(window, exact=dtype.kind in "ub" and dtype.itemsize <= 2)
     operand = None if templates is None else delayed(templates, pure=True, traverse=False)

@@ -1,4 +1,4 @@
-"""The report of a recipe: figures as PNG files, the table of cross-talk, and one HTML page that stands alone."""
+"""The report of a recipe: figures as PNG files, the table of cross-talk, one HTML page that stands alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.metadata
 import importlib.resources
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any
 import jinja2
 import xarray as xr
 
-from .axes import TEMPLATE, step_of, unit_of
+from .axes import DETECTOR, SCAN, TEMPLATE, quantity, step_of, unit_of
+from .describe import bytes_text, facts_text
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from .recipe import VIRTUAL, RecipeResult
 
@@ -58,12 +59,12 @@ def write_report(result: RecipeResult) -> Report:
 
 
 def _figures(result: RecipeResult) -> dict[str, Path]:
-    """One PNG for the mean pattern, each virtual image, each column's image and mask, and the two overviews."""
+    """A PNG of the mean pattern, of each virtual image, of each kind's image and mask, and two overviews."""
     folder = result.out / "figures"
     folder.mkdir(exist_ok=True)
     angle = _semi_angle(result)
     sites = result.sites if unit_of(result.counts, "x") == "angstrom" else {}
-    drawn = {"pacbed": plot_pacbed(result.pacbed, semi_angle=angle)} if result.pacbed is not None else {}
+    drawn = {"pacbed": plot_pacbed(result.pacbed, semi_angle=angle)}
     if "virtual" in result.images:
         for number, (name, image) in enumerate(_each(result.images["virtual"], VIRTUAL)):
             drawn[f"image_{name}"] = plot_image(image, title=name, sites=sites if number == 0 else None)
@@ -94,7 +95,7 @@ def _semi_angle(result: RecipeResult) -> float | None:
 def _rows(
     result: RecipeResult,
 ) -> Iterator[tuple[str, dict[str, float], dict[str, float] | None, float | None]]:
-    """Each image's name, its R with every template, its G where it has a template of its own, and its excess."""
+    """Each image's name, its R with every template, and its G and excess where it has a template."""
     table = result.evaluation
     kinds = [str(kind) for kind in table["template"].values]
     for name in table["image"].values:
@@ -168,95 +169,61 @@ def _signed(value: float) -> str:
 
 
 def _steps(result: RecipeResult) -> Iterator[str]:
-    recipe, counts = result.recipe, result.counts
-    ny, nx, nky, nkx = counts.shape
-    took = result.seconds
-    read = f"{Path(recipe.source.path).name}: {ny} × {nx} probe positions of {nky} × {nkx} detector pixels"
-    yield (
-        f"Converted {read}, to the store {result.store.name}{_time(took, 'convert')}."
-        if result.store.parent == (result.out)
-        else f"Opened the store {read}."
-    )
-    if "calibrate" in took and _semi_angle(result) is not None:
-        yield (
-            f"Found the bright-field disk in the mean pattern; its radius stands for {_semi_angle(result):.4g} mrad"
-            f"{_time(took, 'calibrate')}."
-        )
-    if recipe.templates is not None:
-        places = ", ".join(f"{len(at)} of {kind}" for kind, at in result.sites.items())
-        width = (
-            f"sigma {recipe.templates.sigma}"
-            if recipe.templates.sigma
-            else f"radius {recipe.templates.radius}"
-        )
-        yield f"Made {recipe.templates.shape} templates ({width}, in angstrom unless it says otherwise) at sites: {places}."
-        within = f" within {recipe.masks.within}" if recipe.masks.within else ""
-        part = (
-            f", from the probe positions {dict(recipe.masks.scan_region)} alone"
-            if recipe.masks.scan_region
-            else ""
-        )
-        yield (
-            f"Correlated every detector pixel's image with every template in one read, and derived "
-            f"{recipe.masks.method} masks{within}{part}{_time(took, 'correlate')}."
-        )
-    how = {"standardised": "standardised counts", "none": "the counts as they are"}[
-        recipe.images.normalisation
-    ]
-    detectors = " and ".join(recipe.detectors)
-    if recipe.templates is None:
-        yield f"Applied {detectors}{_time(took, 'images')}."
+    recipe, took = result.recipe, result.seconds
+    ny, nx, nky, nkx = result.counts.shape
+    what = f"{Path(recipe.source.path).name}, {ny} × {nx} probe positions of {nky} × {nkx} detector pixels"
+    if result.store != recipe.source_place():
+        yield f"Converted {what}, to the store {Path(result.store).name}{_time(took, 'convert')}."
     else:
-        with_detectors = f" (and {detectors}, to the counts as they are)" if detectors else ""
-        yield f"Applied the masks to {how}{with_detectors}{_time(took, 'images')}."
+        yield f"Opened the store {what}."
+    angle = _semi_angle(result)
+    if angle is not None:
+        yield f"Found the bright-field disk in the mean pattern; its radius stands for {angle:.4g} mrad."
+    asked = recipe.templates
+    detectors = " and ".join(recipe.detectors)
+    if asked is None:
+        yield f"Applied {detectors} to the counts as they are{_time(took, 'images')}."
+        return
+    places = ", ".join(f"{len(at)} of {kind}" for kind, at in result.sites.items())
+    width = f"sigma {_length(asked.sigma)}" if asked.sigma is not None else f"radius {_length(asked.radius)}"
+    notes = " ".join(result.masks.attrs.get("notes", []))
+    yield f"Made {asked.shape} templates, {width}, at the sites given: {places}. {notes}".rstrip()
+    within = f", within {recipe.masks.within}" if recipe.masks.within else ""
+    ranges = [f"{dim} {ends[0]}:{ends[1]}" for dim, ends in (recipe.masks.scan_region or {}).items()]
+    part = f", from the probe positions {' and '.join(ranges)} alone" if ranges else ""
+    yield (
+        "Correlated the image of every detector pixel with every template, in one read of the counts, "
+        f"and derived {recipe.masks.method} masks{within}{part}{_time(took, 'correlate')}."
+    )
+    how = "standardised counts" if recipe.images.normalisation == "standardised" else "the counts as they are"
+    beside = f", and {detectors} to the counts as they are" if detectors else ""
+    yield f"Applied the masks to {how}{beside}, in one more read{_time(took, 'images')}."
 
 
-def _time(seconds: Any, stage: str) -> str:
-    return f" ({seconds[stage]:.1f} s)" if stage in seconds else ""
+def _length(value: float | str | None) -> str:
+    return f"{quantity(value or 0.0, 'angstrom', 'width'):.4g} Å"
+
+
+def _time(seconds: Mapping[str, float], stage: str) -> str:
+    return f" ({seconds[stage]:.2g} s)" if stage in seconds else ""
 
 
 def _facts(result: RecipeResult) -> Iterator[tuple[str, str]]:
     counts = result.counts
-    yield "Probe positions (y × x)", " × ".join(str(n) for n in counts.shape[:2])
-    yield "Detector pixels (ky × kx)", " × ".join(str(n) for n in counts.shape[2:])
-    yield "Counts", f"{counts.dtype}, {bytes_text(counts.nbytes)} uncompressed"
+    yield "probe positions (y × x)", " × ".join(str(n) for n in counts.shape[:2])
+    yield "detector pixels (ky × kx)", " × ".join(str(n) for n in counts.shape[2:])
+    yield "counts", f"{counts.dtype}, {bytes_text(counts.nbytes)} uncompressed"
     if unit_of(counts, "x") == "angstrom":
-        steps = [step_of(counts, dim) for dim in ("y", "x")]
+        steps = [abs(step_of(counts, dim)) for dim in SCAN]
         field = [step * size / 10 for step, size in zip(steps, counts.shape[:2], strict=True)]
-        yield "Scan step (y, x)", f"{steps[0]:.4g}, {steps[1]:.4g} Å"
-        yield "Field of view (y × x)", f"{field[0]:.3g} × {field[1]:.3g} nm"
+        yield "scan step (y, x)", f"{steps[0]:#.4g} Å, {steps[1]:#.4g} Å"
+        yield "field of view (y × x)", f"{field[0]:.3g} nm × {field[1]:.3g} nm"
     if unit_of(counts, "kx") == "mrad":
-        steps = [step_of(counts, dim) for dim in ("ky", "kx")]
-        centre = [-float(counts[dim].values[0]) / step for dim, step in zip(("ky", "kx"), steps, strict=True)]
-        yield "Detector pixel (ky, kx)", f"{steps[0]:.4g}, {steps[1]:.4g} mrad"
-        yield "Optic axis at (ky, kx)", f"{centre[0]:.2f}, {centre[1]:.2f} px"
-        edge = min(abs(float(counts[dim].values[end])) for dim in ("ky", "kx") for end in (0, -1))
-        yield "Detector reaches", f"{edge:.4g} mrad on every side"
-    for name, attribute, unit, scale in (
-        ("Convergence semi-angle", "semi_angle_mrad", "mrad", 1),
-        ("Beam energy", "energy_eV", "keV", 1e-3),
-        ("Rotation of scan against detector", "rotation_deg", "°", 1),
-        ("Dwell time", "dwell_time_s", "ms", 1e3),
-        ("Beam current", "beam_current_A", "pA", 1e12),
-        ("Counts per electron", "counts_per_electron", "", 1),
-        ("Electrons per probe position", "electrons_per_probe", "", 1),
-        ("Dose", "electrons_per_square_angstrom", "electrons per Å²", 1),
-    ):
-        if attribute in counts.attrs:
-            yield name, f"{float(counts.attrs[attribute]) * scale:.4g} {unit}".rstrip()
-    if result.pacbed is not None:
-        yield "Mean counts per pattern", f"{float(result.pacbed.sum()):.4g}"
-
-
-def bytes_text(nbytes: float) -> str:
-    """Bytes in the unit that suits them.
-
-    Examples
-    --------
-    >>> bytes_text(5_771_808)
-    '5.77 MB'
-    """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.3g} {unit}"
-    return f"{nbytes:.0f} bytes"
+        steps = [step_of(counts, dim) for dim in DETECTOR]
+        first = [float(counts[dim].values[0]) for dim in DETECTOR]
+        edge = min(abs(float(counts[dim].values[end])) for dim in DETECTOR for end in (0, -1))
+        yield "detector pixel (ky, kx)", f"{steps[0]:.4g} mrad, {steps[1]:.4g} mrad"
+        yield "optic axis (ky, kx)", f"pixel {-first[0] / steps[0]:.2f}, {-first[1] / steps[1]:.2f}"
+        yield "detector reaches", f"{edge:.3g} mrad on every side"
+    yield from facts_text(counts.attrs)
+    yield "mean counts of a pattern", f"{float(result.pacbed.sum()):,.0f}".replace(",", " ")

@@ -6,8 +6,11 @@ import errno
 import json
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import rich_click as click
@@ -53,8 +56,13 @@ def run(
     from .progress import ProgressBars
 
     bars = ProgressBars(enabled=False if as_json else None)
+    notes: list[str] = []
     try:
-        with use_scheduler(scheduler, workers, memory, announce=bars.enabled), bars:
+        with (
+            _notes(notes, debug),
+            use_scheduler(scheduler, workers, memory, announce=bars.enabled),
+            bars,
+        ):
             output = work(bars.stage)
     except KeyboardInterrupt:
         if debug:
@@ -64,8 +72,27 @@ def run(
         if debug:
             traceback.print_exc()
         return complain(*_sentence(error, bars.finished))
+    for note in notes:
+        print(f"tdm: note: {note}", file=sys.stderr)
     click.echo(json.dumps(output.data, indent=2, ensure_ascii=False, default=str) if as_json else output.text)
     return DONE
+
+
+@contextmanager
+def _notes(notes: list[str], debug: bool) -> Iterator[None]:
+    """Keep this package's warnings for the end, as sentences; those of others are for developers."""
+    ours = str(Path(__file__).parent)
+    shown = warnings.showwarning
+
+    def keep(message: Any, category: Any, filename: str, *rest: Any) -> None:
+        if debug:
+            shown(message, category, filename, *rest)
+        elif category is UserWarning and filename.startswith(ours) and str(message) not in notes:
+            notes.append(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = keep  # type: ignore[assignment]
+        yield
 
 
 def complain(sentence: str, code: int) -> int:

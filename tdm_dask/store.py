@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,16 @@ def new_id() -> str:
 
 def update_attributes(backend: Store, changes: dict[str, Any]) -> None:
     """Change entries of the `tdm_dask` mapping."""
-    group = zarr.open_group(backend, mode="r+")
+    group = zarr.open_group(backend, mode="r+", use_consolidated=False)
     group.update_attributes({KEY: {**group.attrs.get(KEY, {}), **changes}})  # type: ignore[dict-item]
+
+
+def consolidate(backend: Store) -> None:
+    """Gather all metadata in the group's own, so that plain `xarray.open_zarr` opens the store in one request."""
+    with warnings.catch_warnings():
+        # zarr warns that other readers may ignore what is gathered; they lose nothing by it.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(backend, zarr_format=3)
 
 
 def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
@@ -190,7 +199,7 @@ def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
     attributes = read_attributes(backend)
     if attributes is None:
         raise StoreError(f"{name_of(store)} is not a store written by this package; convert it first.")
-    group = zarr.open_group(backend, mode="r+")
+    group = zarr.open_group(backend, mode="r+", use_consolidated=False)
     shape = group[COUNTS].shape  # type: ignore[union-attr]
     if shape != counts.shape:
         raise StoreError(f"{name_of(store)} holds counts of shape {shape}, the calibrated ones have {counts.shape}; use the same.")
@@ -199,6 +208,7 @@ def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
             write_variable(group, name, counts.coords[name].variable)
     facts = {k: to_json(counts.attrs[k]) for k in FACTS if k in counts.attrs}
     update_attributes(backend, {"acquisition": {**attributes.get("acquisition", {}), **facts}})
+    consolidate(backend)
 
 
 def stored_statistics(store: StoreLike) -> xr.Dataset | None:

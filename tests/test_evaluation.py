@@ -1,0 +1,78 @@
+"""Cross-talk between the images of kinds of column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tdm_dask.errors import TemplateError
+from tdm_dask.evaluation import correlations, cross_talk
+
+KINDS = ["Li", "Fe", "O"]
+
+
+def labelled(values, names=None) -> xr.DataArray:
+    names = KINDS if names is None else names
+    return xr.DataArray(values, dims=("template", "y", "x"), coords={"template": names})
+
+
+@pytest.fixture
+def templates() -> xr.DataArray:
+    return labelled(np.random.default_rng(1).random((3, 8, 9)))
+
+
+def test_the_table_equals_dense_correlation_coefficients(templates):
+    images = labelled(np.random.default_rng(2).normal(5, 2, (3, 8, 9)))
+    table = cross_talk(images, templates)
+    dense = np.corrcoef(images.values.reshape(3, -1), templates.values.reshape(3, -1))
+    np.testing.assert_allclose(table.R, dense[:3, 3:], atol=1e-12)
+    np.testing.assert_allclose(table.G, dense[3:, 3:], atol=1e-12)
+    apart = np.abs(dense[:3, 3:] - dense[3:, 3:])
+    np.fill_diagonal(apart, 0)
+    np.testing.assert_allclose(table.excess, apart.max(axis=1), atol=1e-12)
+
+
+def test_images_that_equal_their_templates_have_no_excess(templates):
+    table = cross_talk(3 * templates + 7, templates)
+    np.testing.assert_allclose(table.R, table.G, atol=1e-12)
+    np.testing.assert_allclose(table.excess, 0, atol=1e-12)
+
+
+def test_rows_follow_their_names_whatever_the_order_and_the_dims(templates):
+    turned = templates.isel(template=[2, 0]).transpose("x", "template", "y")
+    table = cross_talk(turned, templates)
+    assert list(table.image.values) == ["O", "Li"]
+    assert list(table.template.values) == KINDS
+    np.testing.assert_allclose(table.R.sel(image="O", template="O"), 1)
+    np.testing.assert_allclose(table.excess, 0, atol=1e-12)
+
+
+def test_any_image_can_be_compared_with_the_templates(templates):
+    table = correlations(labelled(-templates.values[:1], ["ABF"]), templates)
+    assert table.sel(image="ABF", template="Li") == pytest.approx(-1)
+
+
+def test_missing_patterns_do_not_count(templates):
+    valid = np.ones((8, 9), bool)
+    valid[2, 3] = valid[7, 0] = False
+    noisy = templates.values + np.random.default_rng(3).normal(0, 1, (3, 8, 9))
+    images = labelled(np.where(valid, noisy, np.nan)).assign_coords(valid_patterns=(("y", "x"), valid))
+    dense = np.corrcoef(noisy[:, valid], templates.values[:, valid])
+    np.testing.assert_allclose(cross_talk(images, templates).R, dense[:3, 3:], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (labelled(np.full((3, 8, 9), 0.1)), "same everywhere"),
+        (labelled(np.full((3, 8, 9), np.nan)), "not finite"),
+        (labelled(np.ones((3, 8, 8))), "along x"),
+        (labelled(np.arange(216.0).reshape(3, 8, 9) % 7, ["Li", "Fe", "Mn"]), "'Mn'"),
+        (labelled(np.ones((3, 8, 9))).isel(template=0), "dims"),
+        (labelled(np.ones((3, 8, 9))).drop_vars("template"), "coordinate"),
+    ],
+)
+def test_images_that_fit_no_template_are_refused(images, sentence, templates):
+    with pytest.raises(TemplateError, match=sentence):
+        cross_talk(images, templates)
