@@ -28,6 +28,7 @@ _LARGE = 300  # px; larger patterns are searched binned
 _MIN_STEP = 8.0  # standard errors of the fitted step; the search tries some thousand circles
 _MIN_SHARPNESS = 0.5
 _MAX_SOFTNESS = 0.24
+_MAX_NOISE = 0.23  # of the step over the root of the radius; beyond it the radius is off by several percent
 _MAX_ELLIPTICITY = 0.1
 
 
@@ -327,7 +328,9 @@ class _EdgeFit:
         # Two rounds: the second leaves out what the first shows to be outliers (unmarked hot pixels,
         # Kikuchi lines).
         for _ in range(2):
-            result: Any = optimize.least_squares(self.residuals, begin, bounds=(lower, upper), x_scale="jac")
+            result: Any = optimize.least_squares(
+                self.residuals, begin, bounds=(lower, upper), x_scale="jac", ftol=1e-7, xtol=1e-6
+            )
             begin = np.clip(result.x, np.array(lower) + 1e-12, np.array(upper) - 1e-12)
             misfit = self.residuals(begin)
             sigma = 1.4826 * float(np.median(np.abs(misfit))) + 1e-12 * float(np.abs(self.values).max())
@@ -362,13 +365,14 @@ def _refined(
             "least half: give centre and pixel_size."
         )
     step = _step(image, usable, scale, circle)
-    if step is None or narrow > _MAX_SOFTNESS * radius:
+    residual = np.inf
+    if step is not None:
+        residual = float(np.sqrt(np.mean((fit.residuals(p) / fit.weights) ** 2))) / step
+    if narrow > _MAX_SOFTNESS * radius or residual > _MAX_NOISE * np.sqrt(radius):
         raise CalibrationError(
-            "No bright-field disk was found: the mean pattern has no round, sharp edge that stands out of "
-            "its noise; "
-            "give centre and pixel_size, or a pacbed of more patterns."
+            "No bright-field disk was found: the mean pattern has no round, sharp edge that stands out of its "
+            "noise; give centre and pixel_size, or a pacbed of more patterns."
         )
-    residual = float(np.sqrt(np.mean((fit.residuals(p) / fit.weights) ** 2))) / step
     if seen > 0.75:
         _require_circle(fit, scale, radius)
     return BrightFieldDisk(centre, float(radius), residual, float(aspect))

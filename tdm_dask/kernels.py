@@ -236,16 +236,3 @@ def variance_from_sums(n: int, total: np.ndarray, squares: np.ndarray) -> np.nda
         shifted = squares - np.uint64(2) * shift * total + n64 * shift * shift
     return np.maximum(shifted.astype(np.float64) / n - (rest / n) ** 2, 0.0)
 
-
-def warm_up() -> None:
-    """Compile, or load, the kernels for the dtypes that detectors deliver."""
-    for dtype in (np.uint8, np.uint16, np.uint32, np.float32):
-        block = np.ones((4, 8), dtype)
-        for precision in (np.float32, np.float64):
-            weights, shift = np.ones((4, 1), precision), np.zeros(8, precision)
-            cross_sums(block, weights, shift, np.zeros((1, 8)))
-            weighted_sums(block, np.ones((1, 8), precision), shift, np.zeros((4, 1)))
-        if np.dtype(dtype).itemsize <= 2:
-            exact_sums(block, np.zeros(8, np.uint64), np.zeros(8, np.uint64))
-        else:
-            shifted_sums(block, np.zeros(8), np.zeros(8), np.zeros(8))

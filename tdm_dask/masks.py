@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from dask.delayed import delayed
 
 from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
 from .errors import InputError, MaskError, RegionError, TemplateError
-from .reductions import images, moments, prepare_masks, standardise_templates
+from .reductions import images, lazily, moments, prepare_masks, standardise_templates
 from .statistics import (
     counts_facts,
     detector_coords,
@@ -84,8 +83,8 @@ def correlate(
     pixels = None if (weights > 0).all() else weights > 0
     stacked = template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)
     stacked = stacked.transpose(TEMPLATE, *SCAN)
-    standardise = standardise_templates if stacked.chunks is None else delayed(standardise_templates, pure=True)
-    values = moments(counts.data, standardise(stacked.data, used), used, pixels, stacked.sizes[TEMPLATE])
+    templates = lazily(standardise_templates, stacked.data, used)
+    values = moments(counts.data, templates, used, pixels, stacked.sizes[TEMPLATE])
     dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
     rho = xr.DataArray(values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"})
     dataset["rho"] = rho if TEMPLATE in template.dims else rho[0]
@@ -218,11 +217,7 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
                 'use normalisation="none".'
             )
         mean, std = (mask.coords[name].transpose(*DETECTOR).data for name in ("mean", "std"))
-    arguments = (stacked.data, mean, std, valid_pixels(counts))
-    if all(a is None or isinstance(a, np.ndarray) for a in arguments):
-        masks = prepare_masks(*arguments)
-    else:
-        masks = delayed(prepare_masks, pure=True)(*arguments)
+    masks = lazily(prepare_masks, stacked.data, mean, std, valid_pixels(counts))
     data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts))
     units = "counts" if normalisation == "none" and mask.attrs.get("units", "1") == "1" else "1"
     result = xr.DataArray(data, dims=(TEMPLATE, *SCAN), coords=scan_coords(counts), name="image")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -123,12 +124,12 @@ class Moments:
                 state["shift"][place] = matrix.mean(0, dtype=np.float64).reshape(tile)
             shift = state["shift"][place].ravel()
             total, squares = np.zeros(pixels), np.zeros(pixels)
-            kernels.shifted_sums(matrix, shift, total, squares)
+            kernels.shifted_sums(matrix, _input(shift), total, squares)
         state["total"][place] += total.reshape(tile)
         state["squares"][place] += squares.reshape(tile)
         if weights.shape[1]:
             cross = np.zeros((weights.shape[1], pixels))
-            kernels.cross_sums(matrix, weights, shift.astype(self.precision), cross)
+            kernels.cross_sums(matrix, _input(weights), _input(shift.astype(self.precision)), cross)
             if self.exact:
                 cross += weights.sum(0, dtype=np.float64)[:, None] * shift
             state["cross"][:, *place] += cross.reshape(-1, *tile)
@@ -204,14 +205,15 @@ class Images:
         matrix = _used_rows(block, used)
         # Pixels of weight 0 must not carry their NaN into the sums; few pixels are also cheaper alone.
         if not touched.all() and (matrix.dtype.kind == "f" or touched.mean() < 0.25):
-            matrix, weights = np.ascontiguousarray(matrix[:, touched]), weights[:, touched]
+            matrix, weights = _input(np.ascontiguousarray(matrix[:, touched])), weights[:, touched]
         sums = np.zeros((len(matrix), len(weights)))
         if matrix.dtype.kind == "u" and len(matrix) and matrix.max() <= FLOAT32_COUNTS:
             shift = matrix[0].astype(np.float32)
-            kernels.weighted_sums(matrix, np.ascontiguousarray(weights, np.float32), shift, sums)
+            kernels.weighted_sums(matrix, _input(np.ascontiguousarray(weights, np.float32)), _input(shift), sums)
             sums += weights @ shift.astype(np.float64)
         else:
-            kernels.weighted_sums(matrix, np.ascontiguousarray(weights), np.zeros(matrix.shape[1]), sums)
+            no_shift = _input(np.zeros(matrix.shape[1]))
+            kernels.weighted_sums(matrix, _input(np.ascontiguousarray(weights)), no_shift, sums)
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
         ny, nx = block.counts.shape[:2]
         part = state["images"][:, y : y + ny, x : x + nx]
@@ -232,7 +234,14 @@ class Images:
 
 def _used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
     matrix = block.matrix if used is None else block.matrix[used.ravel()]
-    return matrix.view(np.uint8) if matrix.dtype == bool else matrix
+    return _input(matrix.view(np.uint8) if matrix.dtype == bool else matrix)
+
+
+def _input(array: np.ndarray) -> np.ndarray:
+    """A read-only view: arrays from another process are read-only, and a kernel is compiled for one kind alone."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def run_pass(
@@ -437,6 +446,21 @@ def _moments_result(state: State, reduction: Moments, detector: tuple[int, int],
         result[name] = np.zeros((*part.shape[:-2], *detector))
         result[name][(..., *reduction.pixels)] = part
     return result
+
+
+def lazily(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` of arrays, now where all are in memory, else as a Delayed on whole dask arrays.
+
+    The blocks' own keys are used: `dask.delayed` would optimise each argument apart, and one pass become several.
+    """
+    if not any(isinstance(a, da.Array) for a in arguments):
+        return function(*arguments)
+    key = f"{function.__name__}-" + tokenize(*arguments)
+    whole = [a.rechunk(a.shape) if isinstance(a, da.Array) else a for a in arguments]
+    values = [TaskRef((a.name, *(0,) * a.ndim)) if isinstance(a, da.Array) else a for a in whole]
+    lazy = [a for a in whole if isinstance(a, da.Array)]
+    layer = {key: Task(key, function, *values)}
+    return Delayed(key, HighLevelGraph.from_collections(key, layer, lazy))
 
 
 def standardise_templates(templates: np.ndarray, used: np.ndarray | None) -> np.ndarray:

@@ -1,0 +1,177 @@
+"""From a vendor's file to a source of counts, read block by block, and what the file's header says.
+
+Each format has one module with one small reader; `open_vendor` picks it by the first bytes of the file, and
+by the extension where those do not tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CountsError, InputError, ScanShapeError, SourceError
+from . import blockfile, empad, hdf5, merlin, raw, rosetta
+from .vendor import Request, VendorFile, file_size, identity
+
+__all__ = ["VendorFile", "identity", "known_extensions", "open_vendor"]
+
+_Reader = Callable[[Request], VendorFile]
+
+_BY_MAGIC: tuple[tuple[bytes, _Reader], ...] = (
+    (merlin.MAGIC, merlin.open_merlin),
+    (blockfile.MAGIC, blockfile.open_blockfile),
+    (raw.NPY_MAGIC, raw.open_npy),
+)
+
+_BY_EXTENSION: dict[str, _Reader] = {
+    "mib": merlin.open_merlin,
+    "blo": blockfile.open_blockfile,
+    "npy": raw.open_npy,
+    "hspy": hdf5.open_hdf5_scan,
+    "h5": hdf5.open_hdf5_scan,
+    "hdf5": hdf5.open_hdf5_scan,
+    "xml": empad.open_empad,
+    "raw": raw.open_raw,
+    "bin": raw.open_raw,
+    "dat": raw.open_raw,
+    **dict.fromkeys(rosetta.EXTENSIONS, rosetta.open_with_rosettasciio),
+}
+
+
+def known_extensions() -> tuple[str, ...]:
+    """Extensions of the vendor files that can be opened.
+
+    Examples
+    --------
+    >>> "mib" in known_extensions()
+    True
+    """
+    return tuple(sorted(_BY_EXTENSION))
+
+
+def open_vendor(
+    path: str | os.PathLike[str],
+    *,
+    scan_shape: Sequence[int] | None = None,
+    frame: int | None = None,
+    detector_shape: Sequence[int] | None = None,
+    dtype: Any = None,
+    offset: int = 0,
+    gap: int = 0,
+) -> VendorFile:
+    """Open a vendor's file: only its header is read.
+
+    Parameters
+    ----------
+    path : path
+        Merlin .mib, HyperSpy .hspy, blockfile .blo, EMPAD .xml or .raw, Dectris or EMD HDF5, NumPy .npy, raw
+        binary, or what rosettasciio opens lazily (.mrc, .tvips, .dm4, .emd, ...).
+    scan_shape : (ny, nx), optional
+        Probe positions; needed where the file does not know. It goes before what the file says.
+    frame : int, optional
+        Which scan of a file that holds several.
+    detector_shape : (nky, nkx), optional
+        Detector pixels, for raw binary.
+    dtype : dtype, optional
+        Of a pixel in raw binary; native byte order unless it says another, such as ">u2".
+    offset : int, default 0
+        Bytes before the first frame of raw binary.
+    gap : int, default 0
+        Bytes between the frames of raw binary.
+
+    Returns
+    -------
+    VendorFile
+
+    Raises
+    ------
+    SourceError
+        If the file is missing, empty, damaged, or of no known kind.
+    ScanShapeError
+        If its frames do not fill the scan, or their arrangement is not known.
+    CountsError
+        If it holds no real numbers, or is no scan of patterns.
+    InputError
+        If the arguments contradict each other or the file.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "scan.raw"
+    ...     _ = path.write_bytes(np.arange(24, dtype="<u2").tobytes())
+    ...     file = open_vendor(path, scan_shape=(2, 3), detector_shape=(2, 2), dtype="<u2")
+    ...     file.source.shape, file.source.read(1, 2, 0, 1).ravel()
+    ((2, 3, 2, 2), array([12, 13, 14, 15], dtype=uint16))
+    """
+    request = Request(
+        path=Path(path).expanduser().absolute(),
+        scan_shape=_pair(scan_shape, "scan_shape", "(ny, nx)", ScanShapeError),
+        frame=None if frame is None else _whole(frame, "frame"),
+        detector_shape=_pair(detector_shape, "detector_shape", "(nky, nkx)", InputError),
+        dtype=None if dtype is None else _dtype(dtype),
+        offset=_whole(offset, "offset"),
+        gap=_whole(gap, "gap"),
+    )
+    file_size(request.path)
+    return _reader(request)(request)
+
+
+def _reader(request: Request) -> _Reader:
+    extension = request.path.suffix[1:].lower()
+    with open(request.path, "rb") as file:
+        start = file.read(16)
+    for magic, reader in _BY_MAGIC:
+        if start.startswith(magic):
+            return reader
+    if start.startswith(hdf5.MAGIC):
+        theirs = extension in ("de5", "nxs") or (extension == "emd" and not hdf5.is_scan_first(request.path))
+        return rosetta.open_with_rosettasciio if theirs else hdf5.open_hdf5_scan
+    described = request.detector_shape is not None or request.dtype is not None
+    if extension == "raw" and not described and empad.header_beside(request.path) is not None:
+        return empad.open_empad
+    if extension == "xml" and not empad.is_empad_header(request.path):
+        raise SourceError(f"{request.name} is not an EMPAD header; open the file that holds the counts.")
+    if extension not in _BY_EXTENSION:
+        if described:
+            return raw.open_raw
+        raise SourceError(
+            f'{request.name} has the extension "{request.path.suffix}", which is not known; known are '
+            f"{', '.join(known_extensions())}, and any raw binary with scan_shape, detector_shape and dtype."
+        )
+    return _BY_EXTENSION[extension]
+
+
+def _pair(
+    value: Sequence[int] | None, name: str, meaning: str, error: type[InputError]
+) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    wrong = error(f"{name} is {value!r}; expected two positive whole numbers {meaning}.")
+    try:
+        numbers = [_whole(number, name) for number in value]
+    except (TypeError, InputError):
+        raise wrong from None
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise wrong
+    return numbers[0], numbers[1]
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise InputError(f"{name} is {value!r}; expected a whole number, zero or more.")
+    return int(value)
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise CountsError(
+            f'dtype is {dtype!r}, which is not known; expected one such as "uint16" or ">u2".'
+        ) from None

@@ -1,0 +1,214 @@
+"""What a vendor file is to the rest of the package, and what was asked of it."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..blocks import Source
+from ..errors import CountsError, InputError, SourceError
+
+# Longer arrays in a vendor's metadata (look-up tables, flat fields) are named, not copied.
+LONGEST_METADATA_ARRAY = 4096
+
+
+@dataclass(frozen=True)
+class VendorFile:
+    """One scan in a vendor's file: where its counts come from and what the file says about them.
+
+    Attributes
+    ----------
+    path : str
+        The file that was asked for, absolute.
+    reader : str
+        What read the header, with its version.
+    source : Source
+        The counts, read block by block; picklable.
+    scan_step : (float, float) or None
+        Angstrom (y, x); None where the file does not know it.
+    pixel_size : (float, float) or None
+        Mrad (ky, kx); None where the file does not know it.
+    acquisition : dict
+        Plain numbers: energy_eV, dwell_time_s, semi_angle_mrad, beam_current_A; only what the file knows.
+    metadata : dict
+        The vendor's metadata as plain JSON.
+    findings : tuple of str
+        Sentences about what was found and how it was read.
+    data_path : str
+        The file that holds the counts; `path` unless the header has a file of its own.
+    valid_pixels : bool array (nky, nkx) or None
+        The detector's own list of usable pixels, where the file has one.
+    """
+
+    path: str
+    reader: str
+    source: Source
+    scan_step: tuple[float, float] | None = None
+    pixel_size: tuple[float, float] | None = None
+    acquisition: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+    data_path: str = ""
+    valid_pixels: np.ndarray | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.data_path:
+            object.__setattr__(self, "data_path", self.path)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, size in bytes and modification time of the file that holds the counts."""
+        return identity(self.data_path)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `open_vendor`, checked."""
+
+    path: Path
+    scan_shape: tuple[int, int] | None = None
+    frame: int | None = None
+    detector_shape: tuple[int, int] | None = None
+    dtype: np.dtype | None = None
+    offset: int = 0
+    gap: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def refuse_layout(self, kind: str) -> None:
+        """Raise unless the byte layout was left to the file, which describes itself."""
+        given = [
+            name
+            for name, asked in (
+                ("detector_shape", self.detector_shape is not None),
+                ("dtype", self.dtype is not None),
+                ("offset", self.offset != 0),
+                ("gap", self.gap != 0),
+            )
+            if asked
+        ]
+        if given:
+            raise InputError(
+                f"{self.name} is {kind}, which describes its own layout, but {' and '.join(given)} was "
+                "given; leave that out (it is for raw binary files)."
+            )
+
+    def refuse_frame(self, kind: str) -> None:
+        """Raise if one scan of a stack was asked for where there is a single scan."""
+        if self.frame not in (None, 0):
+            raise InputError(
+                f"{self.name} is {kind}, which holds one scan, but frame={self.frame} was given; leave it "
+                "out."
+            )
+
+
+def pick_frame(request: Request, count: int, what: str = "scans") -> int:
+    """Index of the scan that was asked for among `count`, or an error that says how many there are."""
+    if request.frame is None:
+        if count == 1:
+            return 0
+        raise InputError(
+            f"{request.name} holds {count} {what}; say which one with frame=0 to frame={count - 1}."
+        )
+    if not 0 <= request.frame < count:
+        raise InputError(
+            f"{request.name} holds {count} {what}, but frame={request.frame} was given; expected 0 to "
+            f"{count - 1}."
+        )
+    return request.frame
+
+
+def check_dtype(dtype: Any, name: str) -> np.dtype:
+    """The dtype of counts on disk, or an error unless it is made of integers, booleans or real numbers."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "uifb" or dtype.itemsize > 8:
+        raise CountsError(f"{name} holds values of dtype {dtype}; counts must be integers or real numbers.")
+    return dtype
+
+
+def native_dtype(dtype: Any) -> np.dtype:
+    """The dtype in memory of counts that are `dtype` on disk: native byte order, booleans as uint8.
+
+    Examples
+    --------
+    >>> native_dtype(">u2"), native_dtype(bool)
+    (dtype('uint16'), dtype('uint8'))
+    """
+    dtype = np.dtype(dtype)
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+
+
+def storage_dtype(dtype: Any) -> np.dtype:
+    """The dtype of the bytes on disk; a boolean is a byte."""
+    dtype = np.dtype(dtype)
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype
+
+
+def identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Name, size in bytes and modification time (ISO 8601, UTC) of a file or folder."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    modified = datetime.datetime.fromtimestamp(found.st_mtime, datetime.UTC)
+    return {"name": Path(path).name, "size": found.st_size, "modified": modified.isoformat()}
+
+
+def file_size(path: Path) -> int:
+    """Size in bytes of a file that must exist and not be empty."""
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; check the path.")
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder; expected a file.")
+    size = path.stat().st_size
+    if size == 0:
+        raise SourceError(f"{path} is empty; copy it again from the microscope.")
+    return size
+
+
+def plain(value: Any) -> Any:
+    """Metadata as JSON can hold it: no NumPy scalars, tuples, bytes, NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain({"a": np.float32(2), "b": (1, float("nan")), "c": b"x", "d": np.inf})
+    {'a': 2.0, 'b': [1, None], 'c': 'x', 'd': 'inf'}
+    """
+    if isinstance(value, np.ndarray) and value.dtype.names is None:
+        if value.size > LONGEST_METADATA_ARRAY:
+            return f"array {value.shape} of {value.dtype}, left out"
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if value is None or isinstance(value, (str, bool, int)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").rstrip("\x00")
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    return str(value)
+
+
+def rosettasciio_reader(plugin: str) -> str:
+    """Name of a rosettasciio reader with the version that is installed."""
+    import rsciio
+
+    return f"{plugin} (rosettasciio {rsciio.__version__})"

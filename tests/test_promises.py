@@ -1,0 +1,255 @@
+"""What each call reads, and how much memory it takes: counted, not believed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from zarr.storage import LocalStore, WrapperStore
+
+import tdm_dask as tdm
+from tdm_dask import store as stores
+from tdm_dask.shards import COMPRESSIONS
+
+
+class CountingStore(WrapperStore):
+    """Notes every range of a shard that is read."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.reads = []
+
+    async def get(self, key, prototype=None, byte_range=None):
+        data = await super().get(key, prototype, byte_range)
+        if "/c/" in key and data is not None and key.startswith("counts"):
+            start = getattr(byte_range, "start", None)
+            self.reads.append((key, start, len(data)))
+        return data
+
+    def chunk_ranges(self):
+        """Bytes of inner chunks that were read: (key, start, stop); shard indexes are not among them."""
+        return [(key, start, start + size) for key, start, size in self.reads if start is not None]
+
+
+def several_shards(tmp_path, dtype="uint16", shape=(40, 48, 128, 128)):
+    """A store of several shards with several detector tiles each, and its counts."""
+    rng = np.random.default_rng(8)
+    counts = rng.poisson(1, shape).astype(dtype)
+    path = tmp_path / "scan.zarr"
+    # Small shards, so that a small scan has several.
+    original = stores.choose_shards
+    try:
+        stores.choose_shards = lambda shape, itemsize: ((8, 8, 32, 32), (16, 16, *shape[2:]))
+        tdm.convert(tdm.label_counts(counts), path)
+    finally:
+        stores.choose_shards = original
+    return path, counts
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    return several_shards(tmp_path_factory.mktemp("promises"))
+
+
+@pytest.fixture
+def counting(scan):
+    store = CountingStore(LocalStore(scan[0], read_only=True))
+    return store, tdm.open(store)
+
+
+def templates(counts, n=5):
+    rng = np.random.default_rng(2)
+    return xr.DataArray(rng.normal(size=(n, *counts.shape[:2])), dims=("template", "y", "x"))
+
+
+def assert_read_once(store, path, fraction=1.0):
+    ranges = store.chunk_ranges()
+    assert len(ranges) == len(set(ranges))
+    for key in {k for k, _, _ in ranges}:
+        spans = sorted((a, b) for k, a, b in ranges if k == key)
+        assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False)), "a chunk was read twice"
+    stored = sum(p.stat().st_size for p in (path / "counts" / "c").rglob("*") if p.is_file())
+    assert sum(b - a for _, a, b in ranges) <= 1.02 * fraction * stored
+
+
+def test_nothing_is_read_before_compute(counting):
+    store, counts = counting
+    mask = tdm.derive_mask(counts, templates(counts))
+    tdm.apply_mask(counts, mask, normalisation="standardised")
+    tdm.pixel_statistics(counts)
+    tdm.bin(tdm.crop(counts, y=slice(0, 8)), detector=2)
+    assert store.reads == []
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_correlate_reads_each_chunk_once_for_any_number_of_templates(counting, scan, n):
+    store, counts = counting
+    tdm.correlate(counts, templates(counts, n)).compute(scheduler="threads")
+    assert_read_once(store, scan[0])
+    assert len({k for k, _, _ in store.chunk_ranges()}) == 9
+
+
+def test_apply_reads_each_chunk_once_for_any_number_of_masks(counting, scan):
+    store, counts = counting
+    mask = xr.DataArray(np.ones((6, 128, 128)), dims=("template", "ky", "kx"))
+    tdm.apply_mask(counts, mask).compute(scheduler="threads")
+    assert_read_once(store, scan[0])
+
+
+def test_a_chain_reads_once_per_stage(counting, scan):
+    store, counts = counting
+    mask = tdm.derive_mask(counts, templates(counts))
+    tdm.apply_mask(counts, mask, normalisation="standardised").compute(scheduler="threads")
+    ranges = store.chunk_ranges()
+    assert all(ranges.count(r) == 2 for r in ranges)
+
+
+def test_a_mask_in_the_middle_reads_only_its_tiles(counting, scan):
+    store, counts = counting
+    weights = np.zeros((128, 128))
+    weights[40:60, 40:60] = 1
+    image = tdm.apply_mask(counts, xr.DataArray(weights, dims=("ky", "kx"))).compute(scheduler="threads")
+    np.testing.assert_allclose(image, scan[1][:, :, 40:60, 40:60].sum((2, 3)))
+    assert_read_once(store, scan[0], fraction=1 / 16)
+
+
+def test_a_detector_region_and_a_scan_region_read_only_their_chunks(counting, scan):
+    store, counts = counting
+    region = np.zeros((128, 128), bool)
+    region[:32, :32] = True
+    used = np.zeros(counts.shape[:2], bool)
+    used[2:8, 16:24] = True
+    tdm.correlate(counts, templates(counts), detector_region=region, scan_region=used).compute(scheduler="threads")
+    assert len(store.chunk_ranges()) == 1
+    assert_read_once(store, scan[0], fraction=1 / (9 * 4 * 16) * 2)
+
+
+def test_a_crop_reads_only_its_chunks(counting, scan):
+    store, counts = counting
+    part = tdm.crop(counts, y=slice(3, 7), x=slice(18, 22), ky=slice(5, 20), kx=slice(40, 60))
+    np.testing.assert_allclose(tdm.pixel_statistics(part)["mean"], scan[1][3:7, 18:22, 5:20, 40:60].mean((0, 1)))
+    assert len(store.chunk_ranges()) == 1
+
+
+def test_changed_counts_are_not_taken_for_the_file(counting, scan):
+    store, counts = counting
+    doubled = (counts.astype(np.uint32) * 2).assign_attrs(counts.attrs)
+    np.testing.assert_allclose(tdm.pixel_statistics(doubled)["mean"], 2 * scan[1].mean((0, 1)))
+    np.testing.assert_allclose(
+        tdm.pixel_statistics(counts.isel(y=slice(0, 20)))["mean"], scan[1][:20].mean((0, 1))
+    )
+
+
+def test_other_codecs_and_layouts_are_read_by_zarr_and_give_the_same_numbers(tmp_path, scan):
+    counts = scan[1][:20, :20]
+    group = zarr.open_group(tmp_path / "other.zarr", mode="w")
+    group.create_array("counts", data=counts, chunks=(7, 6, 128, 128), compressors=zarr.codecs.GzipCodec(level=1))
+    opened = tdm.open(tmp_path / "other.zarr")
+    found = tdm.correlate(opened, templates(opened)).compute()
+    expected = tdm.correlate(tdm.label_counts(counts), templates(opened))
+    xr.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+MEMORY = """
+import json, resource, sys, threading, time
+import numpy as np, xarray as xr, psutil, dask
+dask.config.set(scheduler="threads", num_workers=2)
+import tdm_dask as tdm
+path, job = sys.argv[1:]
+process = psutil.Process()
+
+def templates(counts):
+    return xr.DataArray(np.random.default_rng(2).normal(size=(5, *counts.shape[:2])), dims=("template", "y", "x"))
+
+def run(counts):
+    if job == "derive":
+        return tdm.derive_mask(counts, templates(counts)).compute()
+    if job == "apply":
+        mask = xr.DataArray(np.random.default_rng(2).normal(size=(5, *counts.shape[2:])), dims=("template", "ky", "kx"))
+        return tdm.apply_mask(counts, mask).compute()
+    mask = tdm.derive_mask(counts, templates(counts))
+    return tdm.apply_mask(counts, mask, normalisation="standardised").compute()
+
+counts = tdm.open(path)
+run(tdm.crop(counts, y=slice(0, 1)))  # imports and compiled code
+base = process.memory_info().rss
+peak, stop = [base], []
+
+def watch():
+    while not stop:
+        peak[0] = max(peak[0], process.memory_info().rss)
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+before = process.io_counters().read_chars
+run(counts)
+stop.append(True)
+watcher.join()
+print(json.dumps({"base": base, "peak": peak[0], "read": process.io_counters().read_chars - before}))
+"""
+
+
+def repeated_store(path, gigabytes):
+    """A store of equal shards, written as one shard's bytes many times over."""
+    shards = gigabytes * 8
+    shape = (32, 32 * shards, 256, 256)
+    array = stores.create(
+        stores.resolve(path, read_only=False),
+        {"schema": 1, "state": "complete", "id": stores.new_id()},
+        shape,
+        np.dtype(np.uint16),
+        COMPRESSIONS["lz4"],
+        {},
+    )
+    block = np.random.default_rng(0).poisson(0.5, (32, 32, 256, 256)).astype(np.uint16)
+    data = array.encode_shard((0, 0, 0, 0), block)
+    for n in range(shards):
+        file = path / array.key((0, n, 0, 0))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return shards * len(data)
+
+
+@pytest.fixture(scope="module")
+def large_stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    return {n: (folder / f"{n}.zarr", repeated_store(folder / f"{n}.zarr", n)) for n in (1, 4)}
+
+
+@pytest.mark.parametrize("job", ["derive", "apply", "chain"])
+def test_memory_does_not_grow_with_the_scan(large_stores, job):
+    peaks = {}
+    for size, (path, stored) in large_stores.items():
+        script = textwrap.dedent(MEMORY)
+        run = subprocess.run([sys.executable, "-c", script, str(path), job], capture_output=True, text=True, check=True)
+        result = json.loads(run.stdout)
+        peaks[size] = result["peak"] - result["base"]
+        passes = 2 if job == "chain" else 1
+        # The process's own counter: every byte of every shard once per pass, and little else.
+        assert passes * stored <= result["read"] <= passes * stored * 1.02 + 5e6
+    growth = peaks[4] / peaks[1]
+    assert growth < 1.10, f"{job}: peak above the baseline {peaks[1] / 1e6:.0f} MB for 1 GB, {peaks[4] / 1e6:.0f} MB for 4 GB"
+    assert peaks[4] < 400e6
+
+
+def test_a_chain_runs_on_a_1_gib_worker_without_spilling(large_stores):
+    from distributed import Client, LocalCluster
+
+    counts = tdm.open(large_stores[4][0])
+    chain = tdm.apply_mask(counts, tdm.derive_mask(counts, templates(counts)), normalisation="standardised")
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, memory_limit="1GiB", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        chain.compute()
+        spilled = client.run(lambda dask_worker: sum(dask_worker.data.spilled_total))
+        restarts = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.workers))
+    assert set(spilled.values()) == {0}
+    assert restarts == 1
