@@ -370,7 +370,7 @@ def _refined(
         residual = float(np.sqrt(np.mean((fit.residuals(p) / fit.weights) ** 2))) / step
     if narrow > _MAX_SOFTNESS * radius or residual > _MAX_NOISE * np.sqrt(radius):
         raise CalibrationError(
-            "No bright-field disk was found: the mean pattern has no round, sharp edge that stands out of its "
+            "No bright-field disk was found: the mean pattern has no round, sharp edge above the "
             "noise; give centre and pixel_size, or a pacbed of more patterns."
         )
     if seen > 0.75:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
 from .errors import InputError, MaskError, RegionError, TemplateError
-from .reductions import images, lazily, moments, prepare_masks, standardise_templates
+from .reductions import images, lazily, moments, prepare_masks, prepare_templates
 from .statistics import (
     counts_facts,
     detector_coords,
@@ -83,7 +83,7 @@ def correlate(
     pixels = None if (weights > 0).all() else weights > 0
     stacked = template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)
     stacked = stacked.transpose(TEMPLATE, *SCAN)
-    templates = lazily(standardise_templates, stacked.data, used)
+    templates = lazily(prepare_templates, stacked.data, used)
     values = moments(counts.data, templates, used, pixels, stacked.sizes[TEMPLATE])
     dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
     rho = xr.DataArray(values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"})

@@ -47,6 +47,7 @@ INK = "#1a1a1a"
 # Okabe and Ito's colours, told apart with any colour vision, each with a marker of its own.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DETECTOR_SIZE = (3.5, 2.9)  # inches
 MICROMETRE = 1e4  # angstrom
 
 Sites = Mapping[str, Any]
@@ -124,7 +125,7 @@ def plot_mask(mask: xr.DataArray, *, semi_angle: float | None = None, title: str
     >>> figure.axes[0].get_xlabel()
     'kx (px)'
     """
-    figure = Figure(figsize=(4.0, 3.4), layout="constrained")
+    figure = Figure(figsize=DETECTOR_SIZE, layout="constrained")
     axes = figure.add_subplot()
     picture = _draw_mask(axes, mask, semi_angle)
     axes.set_xlabel(f"kx ({unit_of(mask, 'kx')})")
@@ -230,7 +231,7 @@ def plot_pacbed(
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size == 0:
         raise InputError("The mean pattern holds no counts, so there is nothing to show.")
-    figure = Figure(figsize=(4.0, 3.4), layout="constrained")
+    figure = Figure(figsize=DETECTOR_SIZE, layout="constrained")
     axes = figure.add_subplot()
     floor = max(float(positive.min()), float(positive.max()) * 1e-5)
     picture = axes.imshow(

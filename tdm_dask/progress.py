@@ -65,9 +65,10 @@ def _scheduler_tasks(dask_scheduler: Any) -> tuple[int, int]:
     """Finished and known tasks of a distributed scheduler since it started (runs on the scheduler)."""
     done = total = 0
     for prefix in dask_scheduler.task_prefixes.values():
-        states = prefix.states
-        total += sum(states.values())
-        done += sum(states[state] for state in ("memory", "released", "erred", "forgotten"))
+        # States count the tasks of graphs that are still known; of others only the transitions are left.
+        states, forgotten = prefix.states, prefix.state_counts["forgotten"]
+        total += forgotten + sum(states.values()) - states["forgotten"]
+        done += forgotten + sum(states[state] for state in ("memory", "released", "erred"))
     return done, total
 
 
@@ -88,18 +89,22 @@ def _poll_cluster(client: Any, show: Callable[[int, int], None]) -> Iterator[Non
     done_before, total_before = client.run_on_scheduler(_scheduler_tasks)
     stop = threading.Event()
 
+    def look() -> None:
+        done, total = client.run_on_scheduler(_scheduler_tasks)
+        show(done - done_before, total - total_before)
+
     def poll() -> None:
         while not stop.wait(POLL_SECONDS):
             try:
-                done, total = client.run_on_scheduler(_scheduler_tasks)
-            except Exception:  # the connection is gone: the computation itself reports that
+                look()
+            except OSError:  # the connection is gone: the computation itself reports that
                 return
-            show(done - done_before, total - total_before)
 
     thread = threading.Thread(target=poll, name="tdm-progress", daemon=True)
     thread.start()
     try:
         yield
+        look()
     finally:
         stop.set()
         thread.join()

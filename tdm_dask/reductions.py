@@ -54,6 +54,21 @@ class Reduction(Protocol):
 
 
 @dataclass(frozen=True)
+class Templates:
+    """Templates for a pass (template, ny, nx), as they were given, and what standardises them."""
+
+    values: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def weights(self, y: slice, x: slice, used: np.ndarray | None) -> np.ndarray:
+        """Standardised weights (template, probe) of a tile of the scan, of its used probe positions alone."""
+        part = self.values[:, y, x].reshape(len(self.values), -1)
+        part = part if used is None else part[:, used.ravel()]
+        return (part - self.mean[:, None]) * self.scale[:, None]
+
+
+@dataclass(frozen=True)
 class Moments:
     r"""Mean and variance of every detector pixel, and its products with templates, in one read.
 
@@ -73,16 +88,14 @@ class Moments:
     pixels: Window
     exact: bool
 
-    def start(self, window: Window, used: np.ndarray | None, operand: np.ndarray | None) -> State:
+    def start(self, window: Window, used: np.ndarray | None, operand: Templates | None) -> State:
         shape = tuple(s.stop - s.start for s in self.pixels)
-        templates = np.zeros((0, 1, 1)) if operand is None else operand[:, *window]
-        if used is not None:
-            templates = templates * used if operand is not None else templates
         n = math.prod(s.stop - s.start for s in window) if used is None else int(used.sum())
+        weights = np.zeros((0, n)) if operand is None else operand.weights(*window, used)
         state: State = {
             "n": n,
-            "weight": templates.astype(self.precision).sum((1, 2), dtype=np.float64),
-            "cross": np.zeros((len(templates), *shape)),
+            "weight": weights.astype(self.precision).sum(1, dtype=np.float64),
+            "cross": np.zeros((len(weights), *shape)),
         }
         if self.exact:
             return state | {"total": np.zeros(shape, np.uint64), "squares": np.zeros(shape, np.uint64)}
@@ -98,12 +111,11 @@ class Moments:
         """Precision of the products within one block."""
         return np.float32 if self.exact else np.float64
 
-    def add(self, state: State, block: Block, used: np.ndarray | None, operand: np.ndarray | None) -> None:
+    def add(self, state: State, block: Block, used: np.ndarray | None, operand: Templates | None) -> None:
         matrix = _used_rows(block, used)
         weights = np.zeros((len(matrix), 0), self.precision)
         if operand is not None:
-            flat = operand[:, block.y, block.x].reshape(len(operand), -1)
-            weights = np.ascontiguousarray((flat if used is None else flat[:, used.ravel()]).T, self.precision)
+            weights = np.ascontiguousarray(operand.weights(block.y, block.x, used).T, self.precision)
         place = tuple(
             slice(s.start - p.start, s.stop - p.start) for s, p in zip((block.ky, block.kx), self.pixels, strict=True)
         )
@@ -371,7 +383,7 @@ def _tree(name: str, layer: dict[Any, Any], keys: list[Any], reduction: Reductio
 
 
 def moments(
-    array: Any, templates: Delayed | np.ndarray | None, used: np.ndarray | None, pixels: np.ndarray | None, n_templates: int = 0
+    array: Any, templates: Templates | Delayed | None, used: np.ndarray | None, pixels: np.ndarray | None, n_templates: int = 0
 ) -> dict[str, Any]:
     r"""Correlation of every detector pixel's image with templates, and its mean and standard deviation, in one read.
 
@@ -382,8 +394,8 @@ def moments(
     Parameters
     ----------
     array : ndarray or dask array, shape (ny, nx, nky, nkx)
-    templates : ndarray or Delayed of ndarray, shape (n_templates, ny, nx), optional
-        As made by `standardise_templates`.
+    templates : Templates or Delayed of Templates, optional
+        As made by `prepare_templates`.
     used : ndarray of bool, shape (ny, nx), optional
         Probe positions that count. All by default.
     pixels : ndarray of bool, shape (nky, nkx), optional
@@ -463,36 +475,34 @@ def lazily(function: Callable[..., Any], *arguments: Any) -> Any:
     return Delayed(key, HighLevelGraph.from_collections(key, layer, lazy))
 
 
-def standardise_templates(templates: np.ndarray, used: np.ndarray | None) -> np.ndarray:
-    """Templates (template, ny, nx) with mean 0 and population standard deviation 1 over the used probes, 0 elsewhere.
+def prepare_templates(templates: np.ndarray, used: np.ndarray | None) -> Templates:
+    """Templates (template, ny, nx) for a pass, with their mean and standard deviation over the used probes.
 
     Raises
     ------
     TemplateError
         If a template is not finite, or constant over the probe positions used.
     """
-    templates = np.asarray(templates, np.float64)
-    used = np.ones(templates.shape[1:], bool) if used is None else used
-    out = np.zeros_like(templates)
+    mean, scale = np.zeros(len(templates)), np.zeros(len(templates))
     for n, template in enumerate(templates):
-        values = template[used]
-        if not np.isfinite(values).all():
+        values = np.asarray(template.ravel() if used is None else template[used], np.float64)
+        finite = np.isfinite(values)
+        if not finite.all():
             raise TemplateError(
-                f"Template {n} holds NaN or infinity at {int((~np.isfinite(values)).sum())} of the probe positions used; "
-                "give finite weights or leave these positions out by scan_region."
+                f"Template {n} holds NaN or infinity at {int((~finite).sum())} of the probe positions used; give finite weights "
+                "or leave these positions out by scan_region."
             )
-        values = values - values.mean()
-        scale = np.abs(values).max()
+        mean[n] = values.mean()
+        deviation = values - mean[n]
+        largest = np.abs(deviation).max()
         # Rounding of a constant template leaves differences of its last digits.
-        if scale <= 1e-12 * np.abs(template[used]).max():
+        if largest <= 1e-12 * np.abs(values).max():
             raise TemplateError(
                 f"Template {n} is constant over the {values.size} probe positions used, so that nothing can correlate "
                 "with it; choose sites, a width or a scan_region that make it vary."
             )
-        values = values / scale
-        values -= values.mean()
-        out[n][used] = values / np.sqrt((values**2).mean())
-    return out
+        scale[n] = 1.0 / (largest * np.sqrt(((deviation / largest) ** 2).mean()))
+    return Templates(templates, mean, scale)
 
 
 def prepare_masks(weights: np.ndarray, subtract: np.ndarray | None, divide: np.ndarray | None, valid: np.ndarray | None) -> Masks:

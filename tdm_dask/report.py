@@ -22,6 +22,7 @@ from .describe import bytes_text, facts_text
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from .recipe import VIRTUAL, RecipeResult
 
+METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled"}
 PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettasciio")
 
 
@@ -193,7 +194,7 @@ def _steps(result: RecipeResult) -> Iterator[str]:
     part = f", from the probe positions {' and '.join(ranges)} alone" if ranges else ""
     yield (
         "Correlated the image of every detector pixel with every template, in one read of the counts, "
-        f"and derived {recipe.masks.method} masks{within}{part}{_time(took, 'correlate')}."
+        f"and derived {METHODS[recipe.masks.method]} masks{within}{part}{_time(took, 'correlate')}."
     )
     how = "standardised counts" if recipe.images.normalisation == "standardised" else "the counts as they are"
     beside = f", and {detectors} to the counts as they are" if detectors else ""

@@ -1,0 +1,310 @@
+"""The command line: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import tdm_dask as tdm
+from tdm_dask.cli import main
+from tdm_dask.cluster import scheduler
+from tdm_dask.errors import DiskFullError, InputError, WorkerLostError
+from tdm_dask.progress import ProgressBars
+
+SAMPLE = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "lifepo4_001.mib"
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run one command in an empty folder; gives its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A store of the sample, calibrated."""
+    store = tmp_path_factory.mktemp("cli") / "scan.zarr"
+    counts = tdm.convert(SAMPLE, store)
+    from tdm_dask.store import write_calibration
+
+    write_calibration(store, tdm.calibrate(counts, semi_angle=23.5, scan_step=0.3225))
+    return store
+
+
+def test_demo_makes_everything_and_says_where(run, tmp_path):
+    code, out, err = run("demo")
+    assert (code, err) == (0, "")
+    for name in ("report.html", "cross_talk.csv", "counts.zarr", "results.zarr", "figures"):
+        assert (tmp_path / "tdm-demo" / name).exists()
+        assert f"tdm-demo/{name}" in out
+
+
+def test_info_of_a_vendor_file_names_the_command_that_converts_it(run, tmp_path):
+    code, out, err = run("info", SAMPLE)
+    assert (code, err) == (0, "")
+    assert "42 × 42 × 38 × 38 uint16" in out
+    assert "not calibrated" in out
+    assert f"tdm convert {SAMPLE} lifepo4_001.zarr --scan-step" in out
+    assert "tdm calibrate lifepo4_001.zarr --semi-angle" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_info_of_a_store_has_axes_with_units(run, converted):
+    code, out, _ = run("info", converted, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["shape"] == [42, 42, 38, 38]
+    assert found["dtype"] == "uint16"
+    assert found["bytes"] == 42 * 42 * 38 * 38 * 2
+    assert [axis["unit"] for axis in found["axes"]] == ["angstrom", "angstrom", "mrad", "mrad"]
+    assert found["axes"][0]["step"] == pytest.approx(0.3225)
+    assert found["acquisition"]["semi_angle_mrad"] == 23.5
+    assert "commands" not in found
+
+
+def test_a_file_goes_through_convert_calibrate_verify_and_image(run, tmp_path):
+    assert run("convert", SAMPLE, "a.zarr", "--scan-step", "0.3229 Å, 32.2 pm")[0] == 0
+    code, out, _ = run("calibrate", "a.zarr", "--semi-angle", "23.5 mrad", "--energy", "200 keV")
+    assert code == 0
+    assert "beam energy: 200 keV" in out
+    counts = tdm.open("a.zarr")
+    assert counts.attrs["energy_eV"] == 200e3
+    assert (float(counts.y[1]), float(counts.x[1])) == pytest.approx((0.3229, 0.322))
+    assert run("verify", "a.zarr")[:2] == (0, "a.zarr is whole: 1 shards, 1.62 MB, every checksum right.\n")
+    assert run("image", "a.zarr", "--detector", "adf:30:45", "--out", "adf.npy")[0] == 0
+    k = np.hypot(*np.meshgrid(counts.ky, counts.kx, indexing="ij"))
+    values = counts.compute().values.astype(float)
+    made = np.load("adf.npy")
+    sharp = (values * ((k >= 30) & (k < 45))).sum((2, 3))
+    assert np.corrcoef(made.ravel(), sharp.ravel())[0, 1] > 0.99
+
+
+def test_convert_again_finds_the_store_complete_and_overwrite_replaces_it(run):
+    assert run("convert", SAMPLE, "a.zarr")[0] == 0
+    before = tdm.open("a.zarr").compute()
+    assert run("convert", SAMPLE, "a.zarr", "--resume")[0] == 0
+    xr.testing.assert_identical(tdm.open("a.zarr").compute(), before)
+    assert run("convert", SAMPLE, "a.zarr", "--overwrite", "--compression", "none")[0] == 0
+    assert run("verify", "a.zarr", "--json")[1].count("5094432") == 1
+    xr.testing.assert_equal(tdm.open("a.zarr").compute(), before)
+
+
+def test_convert_of_raw_binary_takes_its_layout_from_the_options(run, tmp_path):
+    values = np.arange(3 * 4 * 5 * 6, dtype=">u2").reshape(3, 4, 5, 6)
+    frames = [b"head", *(frame.tobytes() + b"gap" for frame in values.reshape(12, 5, 6))]
+    (tmp_path / "scan.raw").write_bytes(b"".join(frames))
+    options = ["--scan-shape", "3x4", "--detector-shape", "5x6", "--dtype", ">u2", "--offset", 4, "--gap", 3]
+    assert "30 × 6" not in run("info", "scan.raw", *options)[1]
+    assert run("convert", "scan.raw", "a.zarr", *options)[0] == 0
+    np.testing.assert_array_equal(tdm.open("a.zarr"), values)
+
+
+def test_image_of_the_whole_disk_is_the_same_on_worker_processes(run, converted):
+    assert run("image", converted, "--detector", "bf", "--out", "threads.npy")[0] == 0
+    options = ("--workers", 1, "--memory", "1GiB", "--json")
+    code, out, _ = run("image", converted, "--detector", "bf", "--out", "workers.npy", *options)
+    assert code == 0
+    assert json.loads(out)["shape"] == [42, 42]
+    np.testing.assert_allclose(np.load("workers.npy"), np.load("threads.npy"), rtol=1e-12)
+
+
+def test_run_makes_the_results_of_a_recipe(run, tmp_path, converted):
+    recipe = f'[source]\npath = "{converted}"\n[detectors]\nBF = "disk:10"\n'
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
+    code, out, _ = run("run", "mine.toml", "--json")
+    assert code == 0
+    assert json.loads(out)["report"] == "mine-results/report.html"
+    page = (tmp_path / "mine-results" / "report.html").read_text(encoding="utf-8")
+    assert "disk:10" in page
+    assert run("run", "mine.toml", "--out", "elsewhere")[0] == 0
+    assert (tmp_path / "elsewhere" / "report.html").is_file()
+
+
+WRONG = [
+    ("convert",),
+    ("convrt",),
+    ("info", "--scan-shape", "3y4", SAMPLE),
+    ("info", "nowhere.mib"),
+    ("info", SAMPLE, "--scan-shape", "40x40"),
+    ("info", "broken.mib"),
+    ("convert", SAMPLE, "new.zarr", "--scan-step", "0.3 mrad"),
+    ("convert", SAMPLE, "new.zarr", "--scan-step=-0.3"),
+    ("convert", SAMPLE, "new.zarr", "--compression", "zip"),
+    ("convert", SAMPLE, "new.zarr", "--dtype", "uint16"),
+    ("convert", SAMPLE, "new.zarr", "--memory", "1GiB"),
+    ("convert", SAMPLE, "new.zarr", "--workers", "0"),
+    ("convert", SAMPLE, "new.zarr", "--workers", "1", "--memory", "much"),
+    ("convert", SAMPLE, "new.zarr", "--workers", "1", "--scheduler", "tcp://127.0.0.1:1"),
+    ("convert", "broken.mib", "new.zarr"),
+    ("verify", "nowhere.zarr"),
+    ("calibrate", "STORE"),
+    ("calibrate", "STORE", "--semi-angle", "much"),
+    ("image", "STORE", "--detector", "adg:30:45", "--out", "new.npy"),
+    ("image", "STORE", "--detector", "adf:45:30", "--out", "new.npy"),
+    ("image", "STORE", "--detector", "adf:300:450", "--out", "new.npy"),
+    ("image", "STORE", "--detector", "bf", "--out", "nowhere/new.npy"),
+    ("image", "STORE", "--detector", "bf", "--out", "new.jpg"),
+    ("image", "STORE", "--detector", "bf", "--out", "broken.mib"),
+    ("image", "STORE", "--detector", "bf"),
+    ("run", "nowhere.toml"),
+    ("run", "broken.mib"),
+    ("demo", "--out", "nowhere/new"),
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", WRONG, ids=lambda arguments: " ".join(map(str, arguments[:1] + arguments[2:]))
+)
+def test_a_wrong_request_is_one_sentence_and_exit_code_2(arguments, run, tmp_path, converted):
+    (tmp_path / "broken.mib").write_bytes(SAMPLE.read_bytes()[:10_000])
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(*(converted if argument == "STORE" else argument for argument in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("tdm: ")
+    assert err.endswith(".\n")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_debug_shows_the_traceback_of_a_wrong_request(run):
+    code, _, err = run("info", "nowhere.mib", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("tdm: ")
+
+
+def test_a_flipped_byte_is_found_by_verify(run, tmp_path):
+    run("convert", SAMPLE, "a.zarr")
+    shard = max((tmp_path / "a.zarr" / "counts" / "c").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 4
+    shard.write_bytes(content)
+    code, out, err = run("verify", "a.zarr")
+    assert (code, out) == (2, "")
+    assert "damaged" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (DiskFullError("The disk is full; 3 shards are kept."), 1, "3 shards are kept"),
+        (WorkerLostError("Workers were lost; finished stages are kept."), 1, "finished stages are kept"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "scan.zarr"), 2, "scan.zarr may not be"),
+        (MemoryError(), 1, "memory is full"),
+        (RuntimeError("first line\nsecond line"), 1, "first line second line"),
+        (InputError("Give another number."), 2, "Give another number."),
+        (KeyboardInterrupt(), 130, "Run the same command again"),
+    ],
+)
+def test_failures_have_their_exit_code_and_one_sentence(error, code, sentence, run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(tdm, "convert", fail, raising=False)
+    found, out, err = run("convert", SAMPLE, "a.zarr")
+    assert (found, out) == (code, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_a_failure_names_the_stages_that_were_finished(run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no figure today")
+
+    monkeypatch.setattr("tdm_dask.report.write_report", fail)
+    code, _, err = run("demo")
+    assert code == 1
+    assert "no figure today; finished and kept: convert, calibrate, correlate, images." in err
+
+
+def test_warnings_of_the_package_are_notes_and_others_are_left_out(run, monkeypatch):
+    def warn(*args, **kwargs):
+        warnings.warn_explicit("5 sites dropped.", UserWarning, tdm.__file__, 1)
+        warnings.warn_explicit("numba is unhappy", UserWarning, "/somewhere/numba.py", 1)
+
+    monkeypatch.setattr("tdm_dask.describe.describe", warn_then(warn))
+    code, _, err = run("info", SAMPLE)
+    assert (code, err) == (0, "tdm: note: 5 sites dropped.\n")
+
+
+def warn_then(warn):
+    from tdm_dask.describe import describe
+
+    def described(*args, **kwargs):
+        warn()
+        return describe(*args, **kwargs)
+
+    return described
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("distributed", "matplotlib", "numba", "zarr", "hyperspy", "scipy")
+    code = (
+        "import sys\n"
+        "from tdm_dask.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "demo" in found.stdout
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command():
+    found = subprocess.run([sys.executable, "-m", "tdm_dask", "--version"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, f"tdm_dask {tdm.__version__}\n")
+
+
+def test_without_a_command_the_help_is_shown(run):
+    code, out, _ = run()
+    assert code == 0
+    assert "convert" in out
+
+
+def test_bars_count_the_tasks_of_local_schedulers(capsys):
+    tasks = [dask.delayed(np.sqrt)(value) for value in range(7)]
+    with ProgressBars(enabled=True) as bars, bars.stage("roots", nbytes=700):
+        dask.compute(*tasks, scheduler="synchronous")
+    assert bars.finished == ["roots"]
+    bar = bars._progress.tasks[0]
+    assert bar.completed == bar.total >= 7
+    assert "roots" in capsys.readouterr().err
+
+
+def test_bars_count_the_tasks_of_a_cluster():
+    from distributed import Client
+
+    tasks = [dask.delayed(np.sqrt)(value) for value in range(7)]
+    with (
+        Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"),
+        ProgressBars(enabled=True) as bars,
+        bars.stage("roots"),
+    ):
+        dask.compute(*tasks)
+    bar = bars._progress.tasks[0]
+    assert bar.completed == bar.total >= 7
+
+
+def test_without_a_request_threads_compute():
+    with scheduler() as client:
+        assert client is None
+        assert dask.config.get("scheduler") == "threads"

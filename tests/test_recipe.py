@@ -1,0 +1,300 @@
+"""Recipes: whole analyses from one file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tdm_dask as tdm
+from tdm_dask.errors import CorruptStoreError, InputError, RecipeError, SourceError, UnitError
+from tdm_dask.recipe import run_recipe
+from tdm_dask.recipe_file import load_recipe
+
+DATA = Path(__file__).resolve().parents[1] / "tdm_dask" / "data"
+DEMO = DATA / "demo.toml"
+SITES = json.loads((DATA / "lifepo4_001_sites.json").read_text(encoding="utf-8"))
+KINDS = ["Li", "Fe", "P+O", "O"]
+
+
+def asking(**sections) -> dict:
+    """The recipe of the demo, with other sections."""
+    return {
+        "source": {"path": str(DATA / "lifepo4_001.mib")},
+        "calibration": {"semi_angle": 23.5, "scan_step": 0.3225},
+        "templates": {"sites": {"Li": SITES["Li"], "O": SITES["O"]}, "sigma": "35 pm"},
+        **sections,
+    }
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return run_recipe(DEMO, tmp_path_factory.mktemp("recipe") / "demo")
+
+
+@pytest.fixture(scope="module")
+def dense() -> np.ndarray:
+    frame = np.dtype([("header", "S384"), ("counts", ">u2", (38, 38))])
+    counts = np.fromfile(DATA / "lifepo4_001.mib", frame)["counts"][:, ::-1]
+    return counts.reshape(42, 42, 38, 38).astype(np.float64)
+
+
+class Stages:
+    """Records which stages ran."""
+
+    def __init__(self, fail: str = "") -> None:
+        self.names: list[str] = []
+        self.fail = fail
+
+    @contextmanager
+    def __call__(self, name, nbytes=None):
+        self.names.append(name)
+        if name == self.fail:
+            raise RuntimeError(f"{name} failed")
+        yield
+
+
+def close(found, expected) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def dense_masks(counts: np.ndarray, templates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pearson correlations (template, pixel), and standardised counts (probe, pixel)."""
+    flat = counts.reshape(-1, 38 * 38)
+    standard = (flat - flat.mean(0)) / flat.std(0)
+    rows = templates.reshape(len(templates), -1)
+    rows = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
+    return rows @ standard / len(flat), standard
+
+
+def test_the_demo_calibrates_the_detector_and_the_scan(demo):
+    counts = demo.counts
+    assert counts.kx.attrs["units"] == "mrad"
+    assert counts.x.attrs["units"] == "angstrom"
+    step = float(counts.kx[1] - counts.kx[0])
+    assert step == pytest.approx(2.4273, rel=0.01)
+    assert -float(counts.ky[0]) / step == pytest.approx(18.75, abs=0.1)
+    assert -float(counts.kx[0]) / step == pytest.approx(18.75, abs=0.1)
+    np.testing.assert_array_equal(tdm.open(demo.store).kx, counts.kx)
+
+
+def test_masks_of_the_demo_equal_a_dense_oracle(demo, dense):
+    rho, _ = dense_masks(dense, demo.masks.templates.values)
+    weights = demo.masks.detector_region.values.ravel()
+    close(demo.masks["mask"].values.reshape(5, -1), rho * weights)
+    assert list(demo.masks.template.values) == [*KINDS, "all"]
+    radius = np.hypot(*np.meshgrid(demo.counts.ky, demo.counts.kx, indexing="ij")).ravel()
+    assert (weights[radius < 22] == 1).all()
+    assert (weights[radius > 26] == 0).all()
+
+
+def test_images_of_masks_and_of_detectors_from_one_read_equal_a_dense_oracle(demo, dense):
+    masks, images = demo.masks, demo.images
+    _, standard = dense_masks(dense, masks.templates.values)
+    expected = standard @ masks["mask"].values.reshape(5, -1).T
+    close(images["image"].values.reshape(5, -1), expected.T)
+    detectors = masks["detectors"].values.reshape(2, -1)
+    close(images["virtual"].values.reshape(2, -1), (dense.reshape(-1, 38 * 38) @ detectors.T).T)
+    assert list(images.detector.values) == ["ABF", "ADF"]
+
+
+def test_the_table_compares_every_image_with_every_template(demo):
+    kinds = demo.images["image"].sel(template=KINDS).values.reshape(4, -1)
+    templates = demo.masks.templates.sel(template=KINDS).values.reshape(4, -1)
+    dense = np.corrcoef(kinds, templates)
+    close(demo.evaluation.R.values, dense[:4, 4:])
+    close(demo.evaluation.G.values, dense[4:, 4:])
+    assert set(demo.evaluation.other_image.values) == {"all", "ABF", "ADF"}
+    others = np.concatenate([demo.images["image"].values[4:], demo.images.virtual.values]).reshape(3, -1)
+    close(demo.evaluation.other.values, np.corrcoef(others, templates)[:3, 3:])
+
+
+def test_the_demo_keeps_the_columns_as_far_apart_as_the_sample_allows(demo):
+    diagonal = [float(demo.evaluation.R.sel(image=kind, template=kind)) for kind in KINDS]
+    assert diagonal == pytest.approx([0.858, 0.708, 0.614, 0.777], abs=0.03)
+
+
+def test_results_are_readable_by_plain_xarray(demo):
+    masks = xr.open_zarr(demo.results / "masks", consolidated=False)
+    images = xr.open_zarr(demo.results / "images", consolidated=False)
+    np.testing.assert_array_equal(masks["mask"], demo.masks["mask"])
+    assert images["image"].dims == ("template", "y", "x")
+    assert images.x.attrs["units"] == "angstrom"
+    assert images["image"].sel(template="P+O").shape == (42, 42)
+
+
+def test_correlating_and_applying_read_the_counts_once_each(tmp_path, monkeypatch):
+    from tdm_dask.blocks import Shards
+
+    reads = []
+    blocks = Shards.blocks
+
+    def counted(self, *args, **kwargs):
+        reads.append(stages.names[-1])
+        return blocks(self, *args, **kwargs)
+
+    monkeypatch.setattr(Shards, "blocks", counted)
+    stages = Stages()
+    run_recipe(DEMO, tmp_path / "out", stage=stages)
+    assert stages.names == ["convert", "calibrate", "correlate", "images"]
+    assert reads == ["correlate", "images"]
+
+
+def test_a_second_run_takes_up_every_finished_stage(demo):
+    stages = Stages()
+    again = run_recipe(DEMO, demo.out, stage=stages)
+    assert not {"correlate", "images"} & set(stages.names)
+    xr.testing.assert_identical(again.images, demo.images)
+    xr.testing.assert_identical(again.evaluation, demo.evaluation)
+
+
+def test_a_run_that_failed_goes_on_after_its_last_finished_stage(tmp_path, demo):
+    with pytest.raises(RuntimeError):
+        run_recipe(DEMO, tmp_path / "out", stage=Stages(fail="images"))
+    stages = Stages()
+    result = run_recipe(DEMO, tmp_path / "out", stage=stages)
+    assert "correlate" not in stages.names
+    assert "images" in stages.names
+    xr.testing.assert_equal(result.images, demo.images)
+
+
+def test_results_of_another_recipe_are_replaced_only_on_request(tmp_path):
+    out = tmp_path / "out"
+    first = run_recipe(asking(), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = asking(masks={"within": "disk:15"})
+    with pytest.raises(RecipeError, match="another recipe"):
+        run_recipe(other, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    second = run_recipe(other, out, overwrite=True)
+    assert float(abs(second.masks["mask"]).sum()) < float(abs(first.masks["mask"]).sum())
+
+
+def test_a_store_of_the_users_is_read_and_not_changed(tmp_path, demo):
+    store = tmp_path / "mine.zarr"
+    shutil.copytree(demo.store, store)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    result = run_recipe(asking(source={"path": str(store)}, calibration={"scan_step": 0.4}), tmp_path / "out")
+    assert result.store == store
+    assert float(result.counts.x[1]) == pytest.approx(0.4)
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_a_recipe_may_ask_for_detectors_alone(tmp_path, dense):
+    recipe = asking(detectors={"BF": "disk:10"})
+    del recipe["templates"]
+    result = run_recipe(recipe, tmp_path / "out")
+    weights = result.masks["detectors"].values[0]
+    close(result.images["virtual"].values[0], (dense * weights).sum((2, 3)))
+    assert "image" not in result.images
+    assert not result.evaluation.variables
+
+
+def test_mean_scaled_masks_are_applied_to_the_counts_as_they_are(tmp_path, dense):
+    recipe = asking(masks={"method": "mean-scaled"}, images={"normalisation": "none"})
+    result = run_recipe(recipe, tmp_path / "out")
+    rho, _ = dense_masks(dense, result.masks.templates.values)
+    expected = rho / dense.reshape(-1, 38 * 38).mean(0)
+    close(result.masks["mask"].values.reshape(2, -1), expected)
+    close(result.images["image"].values.reshape(2, -1), (dense.reshape(-1, 38 * 38) @ expected.T).T)
+
+
+def test_a_partial_template_is_derived_in_its_region_and_applied_everywhere(tmp_path, dense):
+    recipe = asking(masks={"scan_region": {"y": [4, 36], "x": [0, 19]}})
+    result = run_recipe(recipe, tmp_path / "out")
+    part = dense[4:36, :19]
+    rho, _ = dense_masks(part, result.masks.templates.values[:, 4:36, :19])
+    close(result.masks["mask"].values.reshape(2, -1), rho)
+    standard = (dense.reshape(-1, 38 * 38) - part.mean((0, 1)).ravel()) / part.std((0, 1)).ravel()
+    close(result.images["image"].values.reshape(2, -1), (standard @ rho.T).T)
+    assert int(result.masks["n"]) == 32 * 19
+
+
+def test_binary_templates_and_chosen_kinds(tmp_path):
+    sites = {kind: [[1.0, 2.0], [5.0, 5.0]] for kind in KINDS}
+    templates = {"sites": sites, "kinds": ["O"], "shape": "binary", "radius": 0.4}
+    result = run_recipe(asking(templates=templates), tmp_path / "out")
+    assert list(result.masks.template.values) == ["O"]
+    assert set(np.unique(result.masks.templates)) == {0.0, 1.0}
+
+
+def test_sites_far_outside_the_scan_are_named(tmp_path):
+    sites = {"Li": [*SITES["Li"], [500.0, 500.0]]}
+    with pytest.warns(UserWarning, match="1 of 16 sites"):
+        result = run_recipe(asking(templates={"sites": sites, "sigma": 0.35}), tmp_path / "out")
+    assert "1 of 16 sites" in result.masks.attrs["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        ({"mask": {}}, RecipeError, 'did you mean "masks"'),
+        ({"masks": {"metod": "pearson"}}, RecipeError, 'did you mean "method"'),
+        ({"masks": {"method": "magic"}}, RecipeError, '"pearson" or "mean-scaled"'),
+        ({"masks": {"scan_region": {"z": [0, 1]}}}, RecipeError, '"y" or "x"'),
+        ({"masks": {"scan_region": {"y": [0]}}}, RecipeError, "first, last"),
+        ({"masks": []}, RecipeError, "must be a table"),
+        ({"images": {"normalisation": "some"}}, RecipeError, '"none" or "standardised"'),
+        ({"source": {}}, RecipeError, "has no path"),
+        ({"source": {"path": 3}}, RecipeError, "expected a text"),
+        ({"source": {"path": "a.mib", "frame": True}}, RecipeError, "whole number"),
+        ({"templates": {"sites": {}, "shape": "gaussian"}}, RecipeError, "needs sigma"),
+        ({"templates": {"sites": {}, "sigma": 0.3, "radius": 1}}, RecipeError, "does not go with"),
+        ({"templates": {"sites": {}, "sigma": "0.3 mrad"}}, UnitError, "sigma"),
+        ({"templates": {"sites": {}, "sigma": -0.3}}, UnitError, "positive"),
+        ({"calibration": {"semi_angle": "23 Å"}}, UnitError, "semi_angle"),
+        ({"calibration": {"energy": [1]}}, RecipeError, "a number or a text with a unit"),
+        ({"detectors": {"ADF": 3}}, RecipeError, "expected a text"),
+        ({"detectors": {"Li": "adf"}}, RecipeError, "names a detector and a template"),
+        ({"detectors": {"ADF": "adg:30:45"}}, InputError, "adg"),
+        ({"masks": {"within": "disk"}}, InputError, "disk"),
+        ({"source": {"path": "nowhere.mib"}}, SourceError, "nowhere.mib"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_sentence(change, error, sentence, tmp_path):
+    with pytest.raises(error) as caught:
+        run_recipe(asking(**change), tmp_path / "out")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "results.zarr").exists()
+
+
+def test_a_recipe_that_asks_for_nothing_is_refused():
+    with pytest.raises(RecipeError, match="no image"):
+        load_recipe({"source": {"path": "a.mib"}})
+    with pytest.raises(RecipeError, match=r"no .source."):
+        load_recipe({"detectors": {"ADF": "adf"}})
+
+
+@pytest.mark.parametrize("content", [b"title = ", b"\xff\xfe", None])
+def test_a_file_that_is_no_toml_is_refused(content, tmp_path):
+    path = tmp_path / "recipe.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"recipe.toml"):
+        load_recipe(path)
+
+
+def test_results_go_only_into_a_folder_that_can_be_made(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        run_recipe(asking(), tmp_path / "nowhere" / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        run_recipe(asking(), tmp_path / "file")
+
+
+def test_a_damaged_store_stops_the_recipe_and_leaves_no_results(tmp_path, demo):
+    store = tmp_path / "mine.zarr"
+    shutil.copytree(demo.store, store)
+    shard = max(store.glob("counts/c/**/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CorruptStoreError):
+        run_recipe(asking(source={"path": str(store)}, calibration={}), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("results.zarr/*"))

@@ -1,0 +1,196 @@
+"""Figures and the report."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.image import imread
+
+from tdm_dask.axes import axis_coordinate
+from tdm_dask.errors import InputError
+from tdm_dask.evaluation import cross_talk
+from tdm_dask.image_file import check_image_path, write_image
+from tdm_dask.plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
+from tdm_dask.recipe import run_recipe
+from tdm_dask.report import write_report
+
+DEMO = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "demo.toml"
+KINDS = ["Li", "O"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    result = run_recipe(DEMO, tmp_path_factory.mktemp("report") / "demo")
+    return result, write_report(result)
+
+
+@pytest.fixture
+def images() -> xr.DataArray:
+    values = np.random.default_rng(1).random((2, 9, 12))
+    coords = {"template": KINDS, "y": axis_coordinate("y", 9, 0.5, 0, "angstrom")}
+    coords["x"] = axis_coordinate("x", 12, 0.25, 0, "angstrom")
+    return xr.DataArray(values, coords, ("template", "y", "x"))
+
+
+@pytest.fixture
+def masks() -> xr.DataArray:
+    values = np.random.default_rng(2).normal(0, 1, (2, 9, 8)) + 0.7
+    coords = {"template": KINDS, "ky": axis_coordinate("ky", 9, 2.0, -8, "mrad")}
+    coords["kx"] = axis_coordinate("kx", 8, 2.0, -7, "mrad")
+    return xr.DataArray(values, coords, ("template", "ky", "kx"))
+
+
+def test_the_page_stands_alone(made):
+    page = made[1].page.read_text(encoding="utf-8")
+    for name, value in re.findall(r'\b(src|href|url|srcset|data)\s*[=(]\s*"?([^">\s]+)', page):
+        assert value.startswith("data:image/png;base64,"), (name, value[:60])
+    assert not re.search(r"<(script|link|iframe|object)\b|@import", page)
+    assert "{{" not in page
+    assert "None" not in page
+
+
+def test_the_page_says_what_was_done_with_numbers_and_units(made):
+    page = made[1].page.read_text(encoding="utf-8")
+    for text in ("lifepo4_001.mib", "42 × 42", "38 × 38", "23.5 mrad", "0.3229 Å, 0.3220 Å", "200 keV"):
+        assert text in page
+    for text in (
+        "semi_angle = &#34;23.5 mrad&#34;",
+        "adf:30:45",
+        "sigma 0.35 Å",
+        "15 of Li",
+        "Pearson masks",
+    ):
+        assert text in page
+    assert "A high R is not evidence that the atoms are there" in page
+
+
+def test_the_table_of_the_page_and_the_csv_hold_the_evaluation(made):
+    result, report = made
+    page = report.page.read_text(encoding="utf-8")
+    with report.table.open(encoding="utf-8") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["Li", "Fe", "P+O", "O", "all", "ABF", "ADF"]
+    for image in result.evaluation.image.values:
+        assert f"{float(result.evaluation.excess.sel(image=image)):.2f}</td>" in page
+        for template in result.evaluation.template.values:
+            r = float(result.evaluation.R.sel(image=image, template=template))
+            assert float(rows[image][f"R {template}"]) == pytest.approx(r, abs=1e-4)
+            assert f"{r:+.2f}".replace("-", "−") in page
+    assert rows["ADF"]["excess"] == ""
+
+
+def test_every_figure_is_a_picture_of_its_own(made):
+    figures = made[1].figures
+    expected = {"pacbed", "columns", "cross_talk", "image_ABF", "image_ADF"}
+    expected |= {f"{part}_{kind}" for part in ("image", "mask") for kind in ("Li", "Fe", "P+O", "O", "all")}
+    assert set(figures) == expected
+    pictures = {name: imread(path) for name, path in figures.items()}
+    assert all(picture[..., :3].std() > 0.02 for picture in pictures.values())
+    assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures)
+
+
+def test_text_of_a_recipe_cannot_become_markup(tmp_path):
+    data = DEMO.parent
+    recipe = {
+        "title": "<script>alert(1)</script>",
+        "source": {"path": str(data / "lifepo4_001.mib")},
+        "detectors": {"<b>/../BF": "disk:10"},
+        "calibration": {"semi_angle": 23.5},
+    }
+    report = write_report(run_recipe(recipe, tmp_path / "out"))
+    page = report.page.read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert all(path.parent == tmp_path / "out" / "figures" for path in report.figures.values())
+    assert report.table is None
+
+
+def test_an_image_is_drawn_in_its_own_proportions_with_a_round_scale_bar(images):
+    figure = plot_image(images[0], sites={"Li": [(0.0, 0.0), (2.0, 1.0), (50.0, 50.0)]})
+    axes = figure.axes[0]
+    assert axes.get_xlim() == pytest.approx((-0.125, 2.875))
+    assert axes.get_ylim() == pytest.approx((4.25, -0.25))
+    assert axes.get_title(loc="left") == "Li"
+    assert len(axes.lines[0].get_xdata()) == 2
+    (bar,) = axes.artists
+    assert bar.txt_label.get_text() == "0.5 Å"
+    assert bar.size_bar.get_children()[0].get_width() == 0.5
+
+
+@pytest.mark.parametrize(("step", "text"), [(0.01, "0.2 Å"), (1.0, "2 nm"), (2000.0, "5 µm")])
+def test_the_scale_bar_has_a_unit_that_suits_the_scan(step, text):
+    coords = {dim: axis_coordinate(dim, 100, step, 0, "angstrom") for dim in ("y", "x")}
+    image = xr.DataArray(np.random.default_rng(1).random((100, 100)), coords, ("y", "x"))
+    assert plot_image(image).axes[0].artists[0].txt_label.get_text() == text
+
+
+def test_the_colours_of_a_mask_are_centred_on_zero(masks):
+    figure = plot_mask(masks[0], semi_angle=6.0)
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low == -high == -float(abs(masks[0]).max())
+    (disk,) = figure.axes[0].patches
+    assert disk.get_radius() == 6.0
+    assert figure.axes[0].get_xlabel() == "kx (mrad)"
+
+
+def test_images_stand_over_their_masks(images, masks):
+    figure = plot_columns(images, masks, semi_angle=6.0)
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == KINDS
+    for number, axes in enumerate(figure.axes):
+        source = (images if number < 2 else masks)[number % 2]
+        np.testing.assert_array_equal(axes.images[0].get_array(), source)
+    with pytest.raises(InputError, match="the same"):
+        plot_columns(images, masks[::-1])
+
+
+def test_cross_talk_is_written_into_the_heat_maps(images):
+    table = cross_talk(images, images[::-1])
+    figure = plot_cross_talk(table)
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    expected = [f"{value:+.2f}".replace("-", "−") for value in table.R.values.ravel()]
+    assert texts[0] == texts[1] == expected
+    assert texts[2] == ["+0.00", "+0.00"]
+
+
+def test_nothing_to_draw_is_an_error(masks, images):
+    with pytest.raises(InputError, match="no counts"):
+        plot_pacbed(0 * masks[0])
+    with pytest.raises(InputError, match="dims"):
+        plot_mask(images[0])
+    with pytest.raises(InputError, match="no finite value"):
+        plot_image(images[0] * np.nan)
+
+
+def test_images_are_written_for_other_programs(images, tmp_path):
+    from tifffile import TiffFile
+
+    image = images[0].drop_vars("template")
+    np.testing.assert_array_equal(np.load(write_image(image, tmp_path / "a.npy")), image)
+    with TiffFile(write_image(image, tmp_path / "a.tif")) as file:
+        np.testing.assert_array_equal(file.asarray(), image.values.astype(np.float32))
+        numerator, denominator = file.pages[0].tags["XResolution"].value
+        assert numerator / denominator == pytest.approx(4.0)
+        assert file.imagej_metadata["unit"] == "angstrom"
+    stored = xr.open_zarr(write_image(image, tmp_path / "a.zarr"), consolidated=False)
+    np.testing.assert_array_equal(stored["image"], image)
+    assert stored.x.attrs["units"] == "angstrom"
+    assert imread(write_image(image, tmp_path / "a.png")).ndim == 3
+
+
+def test_figures_are_the_same_every_time(masks, tmp_path):
+    first, second = (save_figure(plot_mask(masks[0]), tmp_path / f"{n}.png").read_bytes() for n in "ab")
+    assert first == second
+
+
+def test_an_image_file_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        check_image_path(tmp_path / "nowhere" / "a.npy")
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(InputError, match="exists"):
+        check_image_path(tmp_path / "a.npy")
+    check_image_path(tmp_path / "a.npy", overwrite=True)
