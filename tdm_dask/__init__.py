@@ -58,9 +58,9 @@ if TYPE_CHECKING:
     from .masks import correlate as correlate
     from .masks import derive_mask as derive_mask
     from .masks import transfer_mask as transfer_mask
-    from .opening import open as open  # noqa: A004
+    from .opening import open as open
     from .recipe import run_recipe as run_recipe
-    from .regions import bin as bin  # noqa: A004
+    from .regions import bin as bin
     from .regions import crop as crop
     from .statistics import pixel_statistics as pixel_statistics
     from .store import verify as verify

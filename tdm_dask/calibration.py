@@ -24,8 +24,9 @@ from .axes import (
     step_of,
     unit_of,
 )
-from .disk import BrightFieldDisk, find_bf_disk
+from .bright_field import BrightFieldDisk, find_bf_disk
 from .errors import CalibrationError, CoordinateError, InputError
+from .statistics import pacbed as mean_pattern
 
 __all__ = ["BrightFieldDisk", "calibrate", "detector_to_scan", "find_bf_disk", "reciprocal"]
 
@@ -53,9 +54,10 @@ def calibrate(
 ) -> xr.DataArray:
     """Give counts their units: coordinates in mrad and angstrom, and what is known of the experiment.
 
-    The detector is calibrated when `semi_angle`, `pixel_size` or `centre` is given. Then the data is
+    The detector is calibrated when `semi_angle`, `pixel_size` or `centre` is given, or when nothing is given and the
+    file knew its pixel size. Then the data is
     **read once** for the mean pattern (PACBED), in which the bright-field disk is found, unless `pacbed`
-    or both `centre` and `pixel_size` are given. Without them only the rest is applied, and nothing is read.
+    or both `centre` and `pixel_size` are given, or the counts are those of a store, which keeps its mean pattern. Without them only the rest is applied, and nothing is read.
 
     Parameters
     ----------
@@ -131,6 +133,10 @@ def calibrate(
     steps = None if scan_step is None else quantity_pair(scan_step, "angstrom", "scan_step")
     sizes = None if pixel_size is None else quantity_pair(pixel_size, "mrad", "pixel_size")
     where = None if centre is None else _pixel_pair(centre)
+    known = counts.attrs.get("pixel_size_mrad")
+    nothing = not (facts or steps or semi_angle or sizes or where)
+    if known and sizes is None and semi_angle is None and (nothing or where) and unit_of(counts, "ky") == "px":
+        sizes = quantity_pair(known, "mrad", "pixel_size_mrad")
     angles = semi_angle is not None or sizes is not None or where is not None
     if not (facts or steps or angles):
         raise InputError(
@@ -144,7 +150,7 @@ def calibrate(
             require_unit(counts, DETECTOR, "mrad", "A calibration by the centre alone")
             sizes = step_of(counts, "ky"), step_of(counts, "kx")
         if mean is None and (sizes is None or where is None):
-            mean = _mean_pattern(counts)
+            mean = mean_pattern(counts)
         found, origin, sizes = _detector(counts, mean, facts.get("semi_angle_mrad"), sizes, where)
         done |= found
         facts |= {k: v for k, v in found.items() if k == "semi_angle_mrad"}
@@ -158,6 +164,8 @@ def calibrate(
             )
     result = counts.assign_coords(coords)
     attrs: dict[str, Any] = dict(counts.attrs) | facts
+    if angles:  # the coordinates say it now
+        attrs.pop("pixel_size_mrad", None)
     dose = _dose(result, attrs, facts, mean)
     attrs |= dose
     attrs[HISTORY] = json.dumps([*_history(counts.attrs), done | dose])
@@ -289,14 +297,6 @@ def _given_pacbed(counts: xr.DataArray, pacbed: Any) -> npt.NDArray[np.float64]:
             f"The pacbed has shape {values.shape}; the detector of the counts has {shape}."
         )
     return values
-
-
-def _mean_pattern(counts: xr.DataArray) -> npt.NDArray[np.float64]:
-    from .statistics import pixel_statistics
-
-    return np.asarray(
-        pixel_statistics(counts)["mean"].transpose(*DETECTOR).compute().values, dtype=np.float64
-    )
 
 
 def _valid_pixels(counts: xr.DataArray) -> npt.NDArray[np.bool_] | None:

@@ -24,8 +24,17 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from . import store as stores
-from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, check_counts, quantity_pair
-from .blocks import Block, InMemory, Source, as_dask, source_of
+from .axes import (
+    DETECTOR,
+    DIMS,
+    SCAN,
+    VALID_PATTERNS,
+    VALID_PIXELS,
+    axis_coordinate,
+    check_counts,
+    quantity_pair,
+)
+from .blocks import Block, InMemory, Source, source_of
 from .errors import CorruptStoreError, DiskFullError, InputError, SourceError, StoreError
 from .opening import label_vendor
 from .reductions import Moments, State

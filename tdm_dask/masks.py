@@ -245,7 +245,7 @@ def transfer_mask(
     rotation : float, default 0
         Degrees by which the mask is turned, from kx towards ky.
     flip : bool, default False
-        Mirror the mask (kx to -kx) before it is turned.
+        Mirror the mask (ky to -ky) before it is turned.
 
     Returns
     -------
@@ -286,7 +286,7 @@ def transfer_mask(
     # Where each new pixel lies on the old detector: turned back, then mirrored back.
     old_x = np.cos(angle) * grid_x + np.sin(angle) * grid_y
     old_y = -np.sin(angle) * grid_x + np.cos(angle) * grid_y
-    old_x = -old_x if flip else old_x
+    old_y = -old_y if flip else old_y
     axes = [np.asarray(mask.coords[d].values, np.float64) for d in DETECTOR]
     order = [slice(None, None, -1) if a[0] > a[-1] else slice(None) for a in axes]
     grid = RegularGridInterpolator(

@@ -15,7 +15,7 @@ from .sources import VendorFile, open_vendor
 from .store import StoreLike, is_store, open_store
 
 
-def open(  # noqa: A001
+def open(
     path: StoreLike,
     *,
     scan_shape: Sequence[int] | None = None,

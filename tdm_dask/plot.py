@@ -91,7 +91,7 @@ def plot_image(image: xr.DataArray, *, sites: Sites | None = None, title: str | 
     """
     values = _two_dimensional(image, SCAN, "image")
     height, width = _extent_lengths(image)
-    side = 3.4
+    side = 2.6
     size = (side, side * height / width) if width >= height else (side * width / height, side)
     figure = Figure(figsize=(size[0], size[1] + 0.7 + (0.3 if sites else 0.0)), layout="constrained")
     axes = figure.add_subplot()
@@ -342,7 +342,7 @@ def _draw_sites(axes: Axes, image: xr.DataArray, sites: Sites, first: int = 0) -
             "color": COLOURS[number % len(COLOURS)],
             "markeredgecolor": INK,
             "markeredgewidth": 0.5,
-            "markersize": 4.2,
+            "markersize": 3.4,
             "linestyle": "none",
         }
         axes.plot(at[inside, 1], at[inside, 0], **style)

@@ -39,7 +39,7 @@ class _Rate(ProgressColumn):
         nbytes = task.fields["nbytes"]
         if nbytes and task.total:
             return Text(f"{nbytes * task.completed / task.total / elapsed / 1e9:.2f} GB/s")
-        return Text(f"{task.completed / elapsed:.0f} tasks/s")
+        return Text("" if task.total == 1 else f"{task.completed / elapsed:.0f} tasks/s")
 
 
 class _LocalTasks(Callback):

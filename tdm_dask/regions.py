@@ -63,7 +63,7 @@ def crop(counts: xr.DataArray, **windows: slice) -> xr.DataArray:
     return xr.DataArray(data, dims=DIMS, coords=coords, attrs=counts.attrs, name=counts.name)
 
 
-def bin(  # noqa: A001
+def bin(
     counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int | tuple[int, int] = 1
 ) -> xr.DataArray:
     """Sums of neighbouring probe positions or detector pixels.

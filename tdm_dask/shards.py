@@ -30,7 +30,7 @@ from .errors import CorruptStoreError
 INNER_BYTES = 2 * 2**20
 SHARD_BYTES = 128 * 2**20
 # Ranges of one shard that are read in one request: neighbours are joined, up to this much at a time.
-RANGE_BYTES = 16 * 2**20
+RANGE_BYTES = 4 * 2**20
 # Bytes read in vain are cheaper than a further request, up to this many.
 GAP_BYTES = 64 * 2**10
 
@@ -202,7 +202,7 @@ class ShardedArray:
         data = get(self.store, self.key(shard), SuffixByteRequest(self.index_bytes))
         if data is None:
             raise CorruptStoreError(
-                f"The {self.describe(shard)} is missing from {self.store}; convert the source again to restore it."
+                f"The {self.describe(shard)} is missing from {self.store}; convert the source again with overwrite to restore it."
             )
         if len(data) < self.index_bytes:
             raise self._damaged(shard, f"it has only {len(data)} bytes")
@@ -215,7 +215,7 @@ class ShardedArray:
 
     def _damaged(self, shard: Sequence[int], why: str) -> CorruptStoreError:
         return CorruptStoreError(
-            f"The {self.describe(shard)} of {self.store} is damaged: {why}; delete it and convert the source again."
+            f"The {self.describe(shard)} of {self.store} is damaged: {why}; convert the source again with overwrite."
         )
 
     def read_shard(

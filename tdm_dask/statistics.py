@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
+from .blocks import Shards, source_of
 from .errors import RegionError
 from .reductions import moments
+from .store import stored_statistics
 
 
 def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dataset:
@@ -48,6 +50,21 @@ def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dat
     pixels = valid_pixels(counts)
     values = moments(counts.data, None, used, pixels)
     return statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
+
+
+def pacbed(counts: xr.DataArray) -> np.ndarray:
+    """The mean pattern (ky, kx) of the valid patterns: a store's own where the counts are a whole store, else read."""
+    source = source_of(counts.data)
+    if isinstance(source, Shards):
+        stored = stored_statistics(source.array.store)
+        flags = None if stored is None else stored.get(VALID_PATTERNS)
+        now = valid_patterns(counts)
+        same = now is None if flags is None or flags.all() else now is not None and np.array_equal(flags, now)
+        if stored is not None and same:
+            mean = np.asarray(stored["pattern_mean"].values, np.float64)
+            pixels = valid_pixels(counts)
+            return mean if pixels is None else np.where(pixels, mean, 0.0)
+    return np.asarray(pixel_statistics(counts)["mean"].compute().values)
 
 
 def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region: str) -> xr.Dataset:

@@ -14,42 +14,30 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
-from zarr.core.sync import sync
-from zarr.storage import LocalStore
 
 from .axes import DIMS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts
 from .blocks import Shards, Source, ZarrArray, as_dask, source_of
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
-from .shards import Codec, ShardedArray, choose_shards, put, sharded_array, zarr_compressors
+from .shards import Codec, ShardedArray, choose_shards, sharded_array, zarr_compressors
+from .storage import StoreLike, name_of, reason_of, resolve, to_json, writing
 
 SCHEMA = 1
 KEY = "tdm_dask"
 COUNTS = "counts"
+STATISTICS = ("pattern_mean", "pattern_variance", "total_counts")
+# The valid flags that the statistics of a store were gathered with; a calibration may change the flags themselves.
+GATHERED = {name: f"{name}_gathered" for name in (VALID_PIXELS, VALID_PATTERNS)}
+# Source sums of each written shard, until the store is complete.
+SIDECARS = "tdm_dask_progress"
+# Everything that this package writes at the top of a store.
+MEMBERS = (COUNTS, *DIMS, *GATHERED, *GATHERED.values(), *STATISTICS, "pattern_maximum", SIDECARS)
 # Facts of the acquisition and calibration that are kept with the counts and handed out as their attributes.
 FACTS = (
     "energy_eV", "semi_angle_mrad", "pixel_size_mrad", "rotation_deg", "transpose", "flip", "counts_per_electron", "dwell_time_s",
     "beam_current_A", "electrons_per_probe", "electrons_per_square_angstrom", "calibration_history", "bf_disk_centre_px",
     "bf_disk_radius_px",
 )  # fmt: skip
-
-StoreLike = str | os.PathLike[str] | Store
-
-
-def resolve(store: StoreLike, *, read_only: bool = True) -> Store:
-    """A zarr store object from a path, a URL such as s3://bucket/scan.zarr, or such an object itself."""
-    if isinstance(store, Store):
-        return store
-    text = os.fspath(store)
-    if "://" in text:
-        from zarr.storage import FsspecStore
-
-        try:
-            return FsspecStore.from_url(text, read_only=read_only)
-        except ImportError as error:
-            raise StoreError(f'{text} needs a package that is not installed ({error}); install "tdm-dask[s3]".') from None
-    return LocalStore(Path(text), read_only=read_only)
-
 
 def is_store(path: Any) -> bool:
     """Whether a path or store object holds a zarr 3 group (local paths are only looked at)."""
@@ -87,7 +75,7 @@ def open_store(store: StoreLike) -> xr.DataArray:
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise StoreError(f"{name_of(store)} is not a zarr group ({error}); expected a store written by tdm convert.") from None
     except OSError as error:
-        raise StoreError(f"{name_of(store)} cannot be read: {error}.") from None
+        raise StoreError(f"{name_of(store)} cannot be read ({reason_of(error)}); check the path and its permissions.") from None
     attributes = group.attrs.get(KEY)
     attributes = dict(attributes) if isinstance(attributes, dict) else {}  # type: ignore[arg-type]
     if attributes.get("state", "complete") != "complete":
@@ -95,9 +83,10 @@ def open_store(store: StoreLike) -> xr.DataArray:
             f"The conversion into {name_of(store)} did not finish; run the same tdm convert again, and it goes on where it "
             "stopped."
         )
-    if attributes.get("schema", SCHEMA) > SCHEMA:
+    schema = attributes.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
         raise StoreError(
-            f"{name_of(store)} has schema version {attributes['schema']}, this package reads up to {SCHEMA}; update tdm_dask."
+            f"{name_of(store)} has schema version {schema}, this package reads up to {SCHEMA}; update tdm_dask."
         )
     array = group.get(COUNTS)
     if not isinstance(array, zarr.Array) or array.ndim != 4:
@@ -115,7 +104,7 @@ def open_store(store: StoreLike) -> xr.DataArray:
             coords[name] = flags.astype(bool)
     facts = {k: v for k, v in attributes.get("acquisition", {}).items() if k in FACTS}
     if "source" in attributes:
-        facts["source"] = attributes["source"]["name"]
+        facts["source"] = str(attributes["source"].get("name"))
     return label_counts(as_dask(source), coords, facts)
 
 
@@ -144,7 +133,7 @@ def create(
     backend: Store, attributes: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype, codec: Codec, coords: dict[str, xr.Variable]
 ) -> ShardedArray:
     """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it again, ready for shards."""
-    group = zarr.open_group(backend, mode="a", zarr_format=3, attributes={KEY: attributes})
+    group = zarr.open_group(backend, mode="a", zarr_format=3, attributes={KEY: attributes}, use_consolidated=False)
     for name, variable in coords.items():
         write_variable(group, name, variable)
     array = group.get(COUNTS)
@@ -172,8 +161,8 @@ def new_id() -> str:
 
 
 def update_attributes(backend: Store, changes: dict[str, Any]) -> None:
-    """Change entries of the `tdm_dask` mapping."""
-    group = zarr.open_group(backend, mode="r+", use_consolidated=False)
+    """Change entries of the `tdm_dask` mapping, in one write; metadata that was gathered stays so."""
+    group = zarr.open_group(backend, mode="r+")
     group.update_attributes({KEY: {**group.attrs.get(KEY, {}), **changes}})  # type: ignore[dict-item]
 
 
@@ -203,20 +192,32 @@ def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
     shape = group[COUNTS].shape  # type: ignore[union-attr]
     if shape != counts.shape:
         raise StoreError(f"{name_of(store)} holds counts of shape {shape}, the calibrated ones have {counts.shape}; use the same.")
-    for name in (*DIMS, VALID_PIXELS, VALID_PATTERNS):
-        if name in counts.coords:
-            write_variable(group, name, counts.coords[name].variable)
     facts = {k: to_json(counts.attrs[k]) for k in FACTS if k in counts.attrs}
-    update_attributes(backend, {"acquisition": {**attributes.get("acquisition", {}), **facts}})
-    consolidate(backend)
+    with writing(name_of(store)):
+        for name in (*DIMS, VALID_PIXELS, VALID_PATTERNS):
+            if name in counts.coords:
+                write_variable(group, name, counts.coords[name].variable)
+        update_attributes(backend, {"acquisition": {**attributes.get("acquisition", {}), **facts}})
+        consolidate(backend)
 
 
 def stored_statistics(store: StoreLike) -> xr.Dataset | None:
-    """Mean pattern, variance and total counts that were gathered while a store was written, or None."""
+    """Mean pattern, variance and total counts that were gathered while a store was written.
+
+    None where there are none, or where the valid flags are others than those that they were gathered with.
+    """
     group = zarr.open_group(resolve(store), mode="r")
-    variables = {n: _read_variable(group, n) for n in ("pattern_mean", "pattern_variance", "total_counts")}
+    for name, gathered in GATHERED.items():
+        now, then = _read_variable(group, name), _read_variable(group, gathered)
+        now, then = (None if v is None or v.values.all() else v.values.astype(bool) for v in (now, then))
+        if (now is None) != (then is None) or not np.array_equal(now, then):
+            return None
+    variables = {n: _read_variable(group, n) for n in STATISTICS}
     if any(v is None for v in variables.values()):
         return None
+    flags = _read_variable(group, VALID_PATTERNS)
+    if flags is not None:
+        variables[VALID_PATTERNS] = flags.astype(bool)
     coords = {d: _read_variable(group, d) for d in DIMS}
     return xr.Dataset(variables, {k: v for k, v in coords.items() if v is not None})
 
@@ -258,9 +259,8 @@ def verify(store: StoreLike) -> Verified:
     source = source_of(counts.data)
     if not isinstance(source, Shards):
         raise StoreError(f"{name_of(store)} has a layout that carries no checksums of this package; convert it to verify it.")
-    statistics = stored_statistics(backend)
-    totals = None if statistics is None else statistics["total_counts"].values
-    valid = counts.coords[VALID_PIXELS].values if VALID_PIXELS in counts.coords else None
+    group = zarr.open_group(backend, mode="r")
+    totals, valid = (None if v is None else v.values for v in (_read_variable(group, n) for n in ("total_counts", GATHERED[VALID_PIXELS])))
     array = source.array
     tasks = [
         dask.delayed(_verify_shard, pure=False)(array, shard, None if totals is None else totals[array.window(shard)[:2]], valid)
@@ -289,9 +289,9 @@ def _verify_shard(array: ShardedArray, shard: tuple[int, ...], totals: np.ndarra
         return str(error)
     lengths = index[..., 1][array.overlapping(shard)]
     if sums is not None and totals is not None:
-        same = np.array_equal(sums, totals) if totals.dtype.kind == "u" else np.allclose(sums, totals, rtol=1e-9)
+        same = np.array_equal(sums, totals) if totals.dtype.kind == "u" else np.allclose(sums, totals, rtol=1e-9, equal_nan=True)
         if not same:
-            return f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source again."
+            return f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source again with overwrite."
     return int(lengths.sum()) + array.index_bytes
 
 
@@ -306,61 +306,3 @@ def pattern_totals(counts: np.ndarray, valid: np.ndarray | None = None) -> np.nd
     totals = np.zeros(ny * nx, np.uint64)
     pattern_sums(np.ascontiguousarray(matrix), totals)
     return totals.reshape(ny, nx)
-
-
-def durable_put(store: Store, key: str, data: bytes) -> None:
-    """Write a small object so that it survives a power cut: to a temporary file, flushed to disk, then renamed."""
-    if not isinstance(store, LocalStore):
-        put(store, key, data)
-        return
-    path = Path(store.root) / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def list_keys(store: Store, prefix: str) -> list[str]:
-    """Keys of the objects under a prefix."""
-
-    async def collect() -> list[str]:
-        return [key async for key in store.list_prefix(prefix)]
-
-    return sync(collect())
-
-
-def object_size(store: Store, key: str) -> int | None:
-    """Bytes of an object, or None where there is none."""
-    try:
-        return sync(store.getsize(key))
-    except FileNotFoundError:
-        return None
-
-
-def to_json(value: Any) -> Any:
-    """A value as plain JSON: NumPy scalars, tuples, bytes and paths included."""
-    if isinstance(value, dict):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [to_json(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return to_json(value.tolist())
-    if isinstance(value, np.generic):
-        return to_json(value.item())
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return str(value)
-
-
-def name_of(store: StoreLike) -> str:
-    return str(store) if isinstance(store, Store) else os.fspath(store)

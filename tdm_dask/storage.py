@@ -1,0 +1,127 @@
+"""Objects of a zarr store: where they are, how they are written so that nothing is lost, and errors on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from .errors import DiskFullError, StoreError, TdmError
+from .shards import put
+
+StoreLike = str | os.PathLike[str] | Store
+
+
+def resolve(store: StoreLike, *, read_only: bool = True) -> Store:
+    """A zarr store object from a path, a URL such as s3://bucket/scan.zarr, or such an object itself."""
+    if isinstance(store, Store):
+        return store
+    text = os.fspath(store)
+    if "://" in text:
+        from zarr.storage import FsspecStore
+
+        try:
+            return FsspecStore.from_url(text, read_only=read_only)
+        except ImportError as error:
+            raise StoreError(f'{text} needs a package that is not installed ({error}); install "tdm-dask[s3]".') from None
+    return LocalStore(Path(text), read_only=read_only)
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Turn an operating system's error while a store is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        lost_contact = error.errno is None and (isinstance(error, TimeoutError) or type(error).__module__.startswith("distributed"))
+        if isinstance(error, TdmError) or lost_contact:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"The disk of {name} is full ({error.strerror}); what was written is kept: free space and repeat the call, which "
+                "goes on where it stopped."
+            ) from error
+        raise StoreError(f"{name} cannot be written ({reason_of(error)}); check the path and its permissions.") from error
+
+
+def reason_of(error: OSError) -> str:
+    """What an operating system's error says, as part of a sentence."""
+    reason = error.strerror or " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"{reason}: {error.filename}" if error.strerror and error.filename else reason
+
+
+def durable_put(store: Store, key: str, data: bytes) -> None:
+    """Write a small object so that it survives a power cut: to a temporary file, flushed to disk, then renamed."""
+    if not isinstance(store, LocalStore):
+        put(store, key, data)
+        return
+    path = Path(store.root) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(store: Store, key: str) -> None:
+    """Make sure that a written object survives a power cut."""
+    if isinstance(store, LocalStore):
+        descriptor = os.open(Path(store.root) / key, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def list_keys(store: Store, prefix: str) -> list[str]:
+    """Keys of the objects under a prefix."""
+
+    async def collect() -> list[str]:
+        return [key async for key in store.list_prefix(prefix)]
+
+    return sync(collect())
+
+
+def object_size(store: Store, key: str) -> int | None:
+    """Bytes of an object, or None where there is none."""
+    try:
+        return sync(store.getsize(key))
+    except FileNotFoundError:
+        return None
+
+
+def to_json(value: Any) -> Any:
+    """A value as plain JSON: NumPy scalars, tuples, bytes and paths included."""
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_json(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
+    if isinstance(value, np.generic):
+        return to_json(value.item())
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value)
+
+
+def name_of(store: StoreLike) -> str:
+    return str(store) if isinstance(store, Store) else os.fspath(store)

@@ -1,0 +1,110 @@
+"""The method on simulated scans with known truth: do the numbers of the field come out?"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tdm_dask as tdm
+
+SIGMA = 0.35
+
+# Held against a dense computation made once with other code: R_ii of each kind, and the excess of R over G.
+PEARSON = {
+    "lifepo4_001_40nm.npz": ({"Li": 0.87, "Fe": 0.73, "P+O": 0.62, "O": 0.80}, 0.53),
+    "pbtio3_100_39nm.npz": ({"Pb": 0.89, "Ti+O": 0.73, "O": 0.94}, 0.27),
+}
+
+
+def with_periodic_images(sites, cell):
+    """Every site and its images in the cells around: columns beyond the border still reach into the scan."""
+    offsets = np.array([(i * cell[0], j * cell[1]) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    return {kind: (np.asarray(s)[:, None] + offsets).reshape(-1, 2) for kind, s in sites.items()}
+
+
+@pytest.fixture(scope="module", params=PEARSON)
+def scan(request, simulated, tmp_path_factory):
+    """A simulated scan, by way of a file and a store, calibrated from its own bright-field disk."""
+    data, meta = simulated(request.param)
+    folder = tmp_path_factory.mktemp("physics")
+    np.save(folder / "scan.npy", data)
+    counts = tdm.convert(folder / "scan.npy", folder / "scan.zarr", scan_step=meta["scan_step_angstrom"])
+    counts = tdm.calibrate(counts, semi_angle=meta["semi_angle_mrad"], energy=meta["energy_ev"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # most periodic images lie outside the scan
+        sites = with_periodic_images(meta["atom_columns_angstrom_yx"], meta["periodic_cell_angstrom"])
+        templates = tdm.gaussian_template(counts, sites, sigma=SIGMA)
+    return request.param, counts, templates
+
+
+def cross_talk(images, templates):
+    n = len(images)
+    both = np.corrcoef(np.concatenate([np.reshape(images, (n, -1)), np.reshape(templates, (n, -1))]))
+    r, g = both[n:, :n], both[n:, n:]
+    excess = np.abs(r - g)[~np.eye(n, dtype=bool)].max()
+    return r, excess
+
+
+def test_the_calibration_finds_the_optic_axis_and_the_pixel_size(scan, simulated):
+    name, counts, _ = scan
+    meta = simulated(name)[1]
+    for dim in ("ky", "kx"):
+        coordinate = counts[dim].values
+        true = meta["angle_step_mrad"][0] * (np.arange(len(coordinate)) - len(coordinate) // 2)
+        assert np.diff(coordinate).mean() == pytest.approx(np.diff(true).mean(), rel=0.01)
+        # The centre to a tenth of a pixel.
+        assert abs(np.interp(0, coordinate, np.arange(len(coordinate))) - len(coordinate) // 2) < 0.1
+
+
+def test_pearson_masks_reproduce_the_table_of_the_method(scan):
+    name, counts, templates = scan
+    region = tdm.disk(counts, 24.0) > 0.5
+    mask = tdm.derive_mask(counts, templates, detector_region=region)
+    images = tdm.apply_mask(counts, mask, normalisation="standardised").compute()
+    r, excess = cross_talk(images.values, templates.values)
+    expected, expected_excess = PEARSON[name]
+    found = dict(zip(images["template"].values.tolist(), np.diag(r), strict=True))
+    assert set(found) == set(expected)
+    for kind, value in expected.items():
+        assert found[kind] == pytest.approx(value, abs=0.02), kind
+    assert excess == pytest.approx(expected_excess, abs=0.03)
+
+
+def test_a_mask_of_one_half_images_the_other_half(scan):
+    _, counts, templates = scan
+    ny = counts.sizes["y"]
+    region = tdm.disk(counts, 24.0) > 0.5
+    first = {"y": slice(0, ny // 2)}
+    mask = tdm.derive_mask(counts, templates, detector_region=region, scan_region=first).compute()
+    images = tdm.apply_mask(counts, mask, normalisation="standardised").compute()
+    r, _ = cross_talk(images.values[:, ny // 2 :], templates.values[:, ny // 2 :])
+    assert (np.diag(r) > 0.55).all()
+
+
+def test_a_mask_of_a_fine_detector_serves_a_binned_one(scan):
+    _, counts, templates = scan
+    region = tdm.disk(counts, 24.0) > 0.5
+    mask = tdm.derive_mask(counts, templates, detector_region=region).compute()
+    binned = tdm.bin(counts, detector=2)
+    moved = tdm.transfer_mask(mask, binned)
+    own = tdm.derive_mask(binned, templates, detector_region=tdm.disk(binned, 24.0) > 0.5).compute()
+    for kind in moved["template"].values:
+        a, b = moved.sel(template=kind).values, own.sel(template=kind).values
+        assert np.corrcoef(a[b != 0], b[b != 0])[0, 1] > 0.9
+
+
+def test_mean_scaled_weights_favour_the_dark_field(scan):
+    _, counts, _ = scan
+    adf = tdm.apply_mask(counts, tdm.annulus(counts, 30, 60)).compute()
+    pearson = tdm.derive_mask(counts, adf).compute()
+    scaled = tdm.derive_mask(counts, adf, method="mean-scaled").compute()
+    bright = (tdm.disk(counts, 20.0) > 0.5).values
+
+    def share_outside(mask: xr.DataArray) -> float:
+        weight = np.abs(mask.values) * mask["mean"].values
+        return float(weight[~bright].sum() / weight.sum())
+
+    assert share_outside(scaled) > share_outside(pearson)
