@@ -39,7 +39,7 @@ _UNITS: dict[str, dict[str, float]] = {
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*")
 
 
-def quantity(value: float | str, unit: str, what: str, *, positive: bool = True) -> float:
+def quantity(value: Any, unit: str, what: str, *, positive: bool = True) -> float:
     """A number or a string with a unit, as a float in `unit`.
 
     Parameters
@@ -94,7 +94,7 @@ def _scale(suffix: str, unit: str, value: str, what: str) -> float:
 
 def quantity_pair(value: Any, unit: str, what: str) -> tuple[float, float]:
     """A quantity for both axes, or a (y, x) pair of them, as two floats in `unit`."""
-    if isinstance(value, (str, int, float, np.number)):
+    if isinstance(value, (str, int, float, np.integer, np.floating)):
         both = quantity(value, unit, what)
         return both, both
     values = list(value)
@@ -118,14 +118,17 @@ def label_counts(
         raise CountsError(f"The data has {data.ndim} dimensions; counts have four: (y, x, ky, kx).")
     all_coords = {dim: axis_coordinate(dim, size) for dim, size in zip(DIMS, data.shape, strict=True)}
     all_coords.update(coords or {})
-    return xr.DataArray(data, dims=DIMS, coords=all_coords, name="counts", attrs=dict(attrs or {}) | {"units": "counts"})
+    return xr.DataArray(
+        data, dims=DIMS, coords=all_coords, name="counts", attrs=dict(attrs or {}) | {"units": "counts"}
+    )
 
 
 def check_counts(counts: xr.DataArray) -> xr.DataArray:
     """`counts` with its dims in the canonical order, or an error that says what is wrong with it."""
     if not isinstance(counts, xr.DataArray):
         raise CountsError(
-            f"Expected labelled counts (an xarray.DataArray), found {type(counts).__name__}; use tdm_dask.open or label_counts."
+            f"Expected labelled counts (an xarray.DataArray), found {type(counts).__name__}; use tdm_dask.open or "
+            "label_counts."
         )
     if set(counts.dims) != set(DIMS):
         raise CountsError(f"The counts have dims {tuple(counts.dims)}; expected {DIMS}.")
@@ -193,8 +196,8 @@ def require_same_coordinates(
         difference = float(np.abs(a - b).max())
         if not difference <= limit:
             raise error(
-                f"The {dim} coordinates of the {names[0]} and the {names[1]} differ by up to {difference:.6g} {units[0]}; "
-                f"expected at most {limit:.1g}: calibrate both alike or interpolate one onto the other."
+                f"The {dim} coordinates of the {names[0]} and the {names[1]} differ by up to {difference:.6g} "
+                f"{units[0]}; expected at most {limit:.1g}: calibrate both alike or interpolate one onto the other."
             )
 
 

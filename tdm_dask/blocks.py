@@ -24,7 +24,7 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from .errors import InputError, SourceError
+from .errors import SourceError
 from .shards import ShardedArray
 
 Shape = tuple[int, int, int, int]
@@ -107,7 +107,7 @@ class Source:
 
     def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
         """A part of this scan, as a source."""
-        return Crop(self, tuple(s.start for s in window), tuple(s.stop - s.start for s in window))  # type: ignore[arg-type]
+        return Crop(self, tuple(s.start for s in window), tuple(s.stop - s.start for s in window))
 
     def __dask_tokenize__(self) -> Any:
         return type(self).__name__, *(tokenize(v) for v in self.identity())
@@ -173,7 +173,7 @@ class RawFrames(Source):
     def _fill(self, descriptor: int, buffer: np.ndarray, position: int) -> None:
         done = 0
         while done < len(buffer):
-            n = os.preadv(descriptor, [buffer[done:]], position + done)
+            n = os.preadv(descriptor, [memoryview(buffer[done:])], position + done)
             if n == 0:
                 raise SourceError(
                     f"{self.path} ended at byte {position + done} while byte {position + len(buffer)} was being read; "
@@ -194,7 +194,7 @@ class InMemory(Source):
 
     @property
     def shape(self) -> Shape:  # type: ignore[override]
-        return self.array.shape  # type: ignore[return-value]
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
@@ -345,10 +345,16 @@ class Crop(Source):
                 for s, d in zip((block.ky, block.kx), self._detector, strict=True)
             )
             counts = block.counts[
-                ..., ky.start - block.ky.start : ky.stop - block.ky.start, kx.start - block.kx.start : kx.stop - block.kx.start
+                ...,
+                ky.start - block.ky.start : ky.stop - block.ky.start,
+                kx.start - block.kx.start : kx.stop - block.kx.start,
             ]
             yield Block(
-                _moved(block.y, -oy), _moved(block.x, -ox), _moved(ky, -oky), _moved(kx, -okx), np.ascontiguousarray(counts)
+                _moved(block.y, -oy),
+                _moved(block.x, -ox),
+                _moved(ky, -oky),
+                _moved(kx, -okx),
+                np.ascontiguousarray(counts),
             )
 
     def _source_pixels(self, pixels: np.ndarray | None) -> np.ndarray:
@@ -393,7 +399,7 @@ def any_per_tile(flags: np.ndarray, tile: Sequence[int], grid: Sequence[int]) ->
     """For each tile of a 2D array of flags, whether any is set."""
     padded = np.zeros([t * g for t, g in zip(tile, grid, strict=True)], bool)
     padded[: flags.shape[0], : flags.shape[1]] = flags[: padded.shape[0], : padded.shape[1]]
-    return padded.reshape(grid[0], tile[0], grid[1], tile[1]).any((1, 3))
+    return np.asarray(padded.reshape(grid[0], tile[0], grid[1], tile[1]).any((1, 3)))
 
 
 def as_dask(source: Source, chunk_bytes: int = 128 * 2**20) -> da.Array:
@@ -483,10 +489,3 @@ def cores() -> int:
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
     return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
-
-
-def check_window(window: Sequence[slice], shape: Sequence[int]) -> None:
-    """Raise unless every slice lies within its axis and holds something."""
-    for s, n in zip(window, shape, strict=True):
-        if not 0 <= s.start < s.stop <= n:
-            raise InputError(f"The window {s.start}:{s.stop} does not lie within 0:{n}, or is empty.")

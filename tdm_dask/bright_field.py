@@ -161,9 +161,7 @@ def _search(image: Array, usable: Flags, scale: Array, fixed: Array | None) -> A
         return _best_candidate(image, usable, scale, fixed)
     shape = tuple(n // factor for n in image.shape)
     blocks = [
-        a[: shape[0] * factor, : shape[1] * factor]
-        .reshape(shape[0], factor, shape[1], factor)
-        .sum(axis=(1, 3))
+        a[: shape[0] * factor, : shape[1] * factor].reshape(shape[0], factor, shape[1], factor).sum(axis=(1, 3))
         for a in (np.where(usable, image, 0.0), usable.astype(np.float64))
     ]
     seen = blocks[1] > 0

@@ -57,7 +57,8 @@ def calibrate(
     The detector is calibrated when `semi_angle`, `pixel_size` or `centre` is given, or when nothing is given and the
     file knew its pixel size. Then the data is
     **read once** for the mean pattern (PACBED), in which the bright-field disk is found, unless `pacbed`
-    or both `centre` and `pixel_size` are given, or the counts are those of a store, which keeps its mean pattern. Without them only the rest is applied, and nothing is read.
+    or both `centre` and `pixel_size` are given, or the counts are those of a
+    store, which keeps its mean pattern. Without them only the rest is applied, and nothing is read.
 
     Parameters
     ----------
@@ -139,9 +140,7 @@ def calibrate(
         sizes = quantity_pair(known, "mrad", "pixel_size_mrad")
     angles = semi_angle is not None or sizes is not None or where is not None
     if not (facts or steps or angles):
-        raise InputError(
-            "Nothing was given to calibrate with; give semi_angle or pixel_size, scan_step or energy."
-        )
+        raise InputError("Nothing was given to calibrate with; give semi_angle or pixel_size, scan_step or energy.")
     done: dict[str, Any] = dict(facts)
     coords: dict[str, xr.Variable] = {}
     mean = None if pacbed is None else _given_pacbed(counts, pacbed)
@@ -159,9 +158,7 @@ def calibrate(
     if steps is not None:
         done["scan_step_angstrom"] = list(steps)
         for dim, step in zip(SCAN, steps, strict=True):
-            coords[dim] = axis_coordinate(
-                dim, counts.sizes[dim], step, _origin(counts, dim, step), "angstrom"
-            )
+            coords[dim] = axis_coordinate(dim, counts.sizes[dim], step, _origin(counts, dim, step), "angstrom")
     result = counts.assign_coords(coords)
     attrs: dict[str, Any] = dict(counts.attrs) | facts
     if angles:  # the coordinates say it now
@@ -293,9 +290,7 @@ def _given_pacbed(counts: xr.DataArray, pacbed: Any) -> npt.NDArray[np.float64]:
         pacbed = pacbed.transpose(*DETECTOR).values
     values = np.asarray(pacbed, dtype=np.float64)
     if values.shape != shape:
-        raise CalibrationError(
-            f"The pacbed has shape {values.shape}; the detector of the counts has {shape}."
-        )
+        raise CalibrationError(f"The pacbed has shape {values.shape}; the detector of the counts has {shape}.")
     return values
 
 

@@ -85,12 +85,8 @@ layout = _options(
     click.option("--gap", type=int, default=0, help="Bytes between the frames of a raw binary file."),
 )
 calibration = _options(
-    click.option(
-        "--scan-step", type=Pair(), help='Between probe positions, such as "0.32 Å"; "y, x" if they differ.'
-    ),
-    click.option(
-        "--pixel-size", type=Pair(), help='Of the detector, such as "1.2 mrad"; "ky, kx" if they differ.'
-    ),
+    click.option("--scan-step", type=Pair(), help='Between probe positions, such as "0.32 Å"; "y, x" if they differ.'),
+    click.option("--pixel-size", type=Pair(), help='Of the detector, such as "1.2 mrad"; "ky, kx" if they differ.'),
 )
 local = click.Path(path_type=Path)
 
@@ -123,9 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @tdm.command()
-@click.option(
-    "--out", type=local, default=Path("tdm-demo"), show_default=True, help="Folder for the results."
-)
+@click.option("--out", type=local, default=Path("tdm-demo"), show_default=True, help="Folder for the results.")
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
 @computing
 def demo(out: Path, overwrite: bool, **session: Any) -> int:
@@ -179,9 +173,7 @@ def _run_recipe(recipe: Path, out: Path, overwrite: bool, stage: Stage) -> Outpu
         data["table"] = report.table
         data["excess"] = {
             str(name): round(float(value), 4)
-            for name, value in zip(
-                result.evaluation["image"].values, result.evaluation["excess"].values, strict=True
-            )
+            for name, value in zip(result.evaluation["image"].values, result.evaluation["excess"].values, strict=True)
         }
     return Output("\n".join(lines), data)
 
@@ -204,9 +196,7 @@ def info(path: str | Path, **options: Any) -> int:
 @layout
 @calibration
 @click.option("--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True)
-@click.option(
-    "--resume", "start", flag_value="resume", default="resume", help="Go on with a conversion that stopped."
-)
+@click.option("--resume", "start", flag_value="resume", default="resume", help="Go on with a conversion that stopped.")
 @click.option("--overwrite", "start", flag_value="overwrite", help="Replace what is in STORE.")
 @computing
 def convert(source: Path, store: str | Path, start: str, compression: str, **options: Any) -> int:
@@ -257,9 +247,7 @@ def verify(store: str | Path, **session: Any) -> int:
 
 @tdm.command()
 @click.argument("store", type=Place())
-@click.option(
-    "--semi-angle", help='Convergence semi-angle, the radius of the bright-field disk: "23.5 mrad".'
-)
+@click.option("--semi-angle", help='Convergence semi-angle, the radius of the bright-field disk: "23.5 mrad".')
 @calibration
 @click.option("--energy", help='Beam energy, such as "200 keV".')
 @click.option("--rotation", help='Of the scan against the detector, such as "12 deg".')
@@ -277,9 +265,7 @@ def calibrate(store: str | Path, **options: Any) -> int:
         known = {key: value for key, value in options.items() if value is not None}
         with stage("calibrate"):
             counts, statistics = tdm_dask.open(store), stored_statistics(store)
-            if (
-                statistics is not None
-            ):  # gathered by the conversion, so that the counts need not be read again
+            if statistics is not None:  # gathered by the conversion, so that the counts need not be read again
                 known["pacbed"] = statistics["pattern_mean"].values
             calibrated = tdm_dask.calibrate(counts, **known)
             write_calibration(store, calibrated)
@@ -290,9 +276,7 @@ def calibrate(store: str | Path, **options: Any) -> int:
 
 @tdm.command()
 @click.argument("store", type=Place())
-@click.option(
-    "--detector", required=True, help="bf, bf:10, abf:11:23.5, adf:30:60, haadf:70:150, ... in mrad."
-)
+@click.option("--detector", required=True, help="bf, bf:10, abf:11:23.5, adf:30:60, haadf:70:150, ... in mrad.")
 @click.option("--out", type=local, required=True, help="File to write: .png, .tif, .npy or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @computing

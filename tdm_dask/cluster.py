@@ -58,9 +58,7 @@ def scheduler(
     True
     """
     if address is not None and (workers is not None or memory is not None):
-        raise InputError(
-            "--scheduler joins a cluster with workers of its own; leave out --workers and --memory."
-        )
+        raise InputError("--scheduler joins a cluster with workers of its own; leave out --workers and --memory.")
     if memory is not None and workers is None:
         raise InputError("--memory limits the workers of --workers; give their number, such as --workers 4.")
     if address is None and workers is None:

@@ -1,72 +1,42 @@
-"""From a vendor's file (or any counts) to a store: shard by shard, with statistics, resumable after any interruption."""
+"""From a vendor's file, or any counts, to a store: shard by shard, with statistics, resumable at any time."""
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import importlib.metadata
-import io
 import os
-import shutil
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import dask
-import numcodecs.blosc
+import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
+from dask._task_spec import DataNode
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from . import store as stores
-from .axes import (
-    DETECTOR,
-    DIMS,
-    SCAN,
-    VALID_PATTERNS,
-    VALID_PIXELS,
-    axis_coordinate,
-    check_counts,
-    quantity_pair,
-)
-from .blocks import Block, InMemory, Source, source_of
-from .errors import CorruptStoreError, DiskFullError, InputError, SourceError, StoreError
+from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, check_counts, quantity_pair
+from .blocks import Crop, InMemory, Shards, ZarrArray, source_of
+from .conversion_job import Here, Job, check_unchanged, convert_shard, is_written, lowest, read_sums
+from .errors import CorruptStoreError, CountsError, InputError, StoreError
 from .opening import label_vendor
-from .reductions import Moments, State
+from .reductions import State
 from .regions import crop as crop_counts
-from .shards import COMPRESSIONS, InnerChunk, ShardedArray, put
-from .sources import identity, open_vendor
+from .shards import COMPRESSIONS
+from .sources import open_vendor
 from .statistics import valid_patterns, valid_pixels
-from .store import StoreLike, name_of
+from .storage import StoreLike, flush, list_keys, name_of, object_size, resolve, to_json, writing
+from .store import SIDECARS
 
-# Source sums of each written shard, until the store is complete.
-SIDECARS = "tdm_dask_progress"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every task of one conversion needs to know."""
-
-    array: ShardedArray
-    source: Source | None
-    source_path: str | None
-    source_identity: dict[str, Any]
-    used: np.ndarray | None
-    valid: np.ndarray | None
-
-    @property
-    def moments(self) -> Moments:
-        nky, nkx = self.array.shape[2:]
-        exact = self.array.dtype.kind in "ub" and self.array.dtype.itemsize <= 2
-        return Moments((slice(0, nky), slice(0, nkx)), exact)
-
-    def sidecar(self, shard: Sequence[int]) -> str:
-        return f"{SIDECARS}/" + ".".join(map(str, shard))
+# Temporary files of this package and of zarr, which a writer that was killed leaves behind.
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 def convert(
@@ -94,7 +64,7 @@ def convert(
     Parameters
     ----------
     source : path or DataArray
-        A vendor's file, or labelled counts.
+        A vendor's file, or labelled counts: in memory, of an opened file or store, or any lazy expression.
     store : path, URL or zarr store object
         Where to write.
     scan_shape, frame, detector_shape, dtype, offset, gap
@@ -110,7 +80,7 @@ def convert(
     resume : bool, default True
         Go on with an unfinished conversion of the same source; else an unfinished store is an error.
     overwrite : bool, default False
-        Replace a store of this package that holds something else.
+        Replace a store of this package that holds something else. Other files beside it are left alone.
 
     Returns
     -------
@@ -122,7 +92,7 @@ def convert(
     SourceError
         If the source cannot be read, or changed while it was converted.
     StoreError
-        If there is something else at `store`, or it cannot be written.
+        If there is something else at `store`, it is the source itself, or it cannot be written.
     DiskFullError
         If the disk is full; free space and call again.
     ScanShapeError, InputError
@@ -138,19 +108,41 @@ def convert(
     """
     if compression not in COMPRESSIONS:
         raise InputError(f"The compression is {compression!r}; expected one of {list(COMPRESSIONS)}.")
+    layout = {
+        "scan_shape": scan_shape,
+        "detector_shape": detector_shape,
+        "dtype": dtype,
+        "offset": offset or None,
+        "gap": gap or None,
+    }
+    metadata: dict[str, Any] = {}
     if isinstance(source, xr.DataArray):
+        given = [name for name, value in {**layout, "frame": frame}.items() if value is not None]
+        if given:
+            raise InputError(f"{given[0]} describes a file, but labelled counts were given; leave it out.")
         counts, path = check_counts(source), None
-        description: dict[str, Any] = {"name": str(source.attrs.get("source", "counts in memory")), "reader": "xarray"}
-        if not isinstance(source.data, np.ndarray):
-            description["graph"] = source.data.name
-        metadata: dict[str, Any] = {}
+        description = {
+            "name": str(source.attrs.get("source", "counts in memory")),
+            "reader": "xarray",
+            **_fingerprint(source.data),
+        }
     else:
         file = open_vendor(
-            source, scan_shape=scan_shape, frame=frame, detector_shape=detector_shape, dtype=dtype, offset=offset, gap=gap
+            source,
+            scan_shape=scan_shape,
+            frame=frame,
+            detector_shape=detector_shape,
+            dtype=dtype,
+            offset=offset,
+            gap=gap,
         )
         counts, path = label_vendor(file), file.data_path
+        layout["dtype"] = None if dtype is None else np.dtype(dtype).str
         description = {**file.identity, "reader": file.reader, "frame": frame, "findings": list(file.findings)}
-        metadata = stores.to_json(file.metadata)
+        metadata = file.metadata
+    if counts.dtype.kind == "f" and counts.dtype.itemsize not in (4, 8):
+        raise CountsError(f"The counts have dtype {counts.dtype}; convert them to float32 or float64 first.")
+    whole = counts.shape
     coords: dict[str, Any] = {}
     attrs = {}
     if scan_step is not None:
@@ -161,188 +153,179 @@ def convert(
     counts = counts.assign_coords(coords).assign_attrs(attrs)
     if crop:
         counts = crop_counts(counts, **crop)
-    backend = stores.resolve(store, read_only=False)
-    attributes = {
-        "schema": stores.SCHEMA,
-        "state": "writing",
-        "id": stores.new_id(),
-        "source": description,
-        "request": {
-            "shape": list(counts.shape),
-            "dtype": str(counts.dtype.newbyteorder("=")),
-            "compression": compression,
-            "crop": {d: [s.start, s.stop] for d, s in crop.items()} if crop else None,
-        },
-        "versions": {p: importlib.metadata.version(p) for p in ("tdm-dask", "zarr", "numcodecs", "rosettasciio")},
-        "acquisition": {k: stores.to_json(counts.attrs[k]) for k in stores.FACTS if k in counts.attrs},
-        "vendor_metadata": metadata,
-    }
-    try:
-        finished = _prepare(backend, name_of(store), attributes, resume, overwrite)
-        if not finished:
-            _write(backend, counts, path, description, attributes, compression)
-    except OSError as error:
-        raise _explained(error, name_of(store)) from error
+    valid_patterns(counts), valid_pixels(counts)  # raise where nothing is valid, before anything is written
+    facts = {k: counts.attrs[k] for k in stores.FACTS if k in counts.attrs}
+    attributes = to_json(
+        {
+            "schema": stores.SCHEMA,
+            "state": "writing",
+            "id": stores.new_id(),
+            "source": description,
+            "request": {
+                "shape": counts.shape,
+                "dtype": str(counts.dtype.newbyteorder("=")),
+                "compression": compression,
+                "crop": {d: [s.start, s.stop] for d, s in crop.items()} if crop else None,
+                "from": {**layout, "shape": whole},
+                "labels": _digest(counts, attrs if path else facts),
+            },
+            "versions": {p: importlib.metadata.version(p) for p in ("tdm-dask", "zarr", "numcodecs", "rosettasciio")},
+            "acquisition": facts,
+            "vendor_metadata": metadata,
+        }
+    )
+    backend = resolve(store, read_only=False)
+    with writing(name_of(store)):
+        if not _prepare(backend, counts.data, name_of(store), attributes, resume, overwrite):
+            _write(backend, counts, path, attributes)
     return stores.open_store(backend if isinstance(store, Store) else store)
 
 
-def _prepare(backend: Store, name: str, attributes: dict[str, Any], resume: bool, overwrite: bool) -> bool:
-    """Decide what to do with what is at the store already; True where the very conversion is finished."""
+def _fingerprint(data: Any) -> dict[str, Any]:
+    """What tells counts that are not a file from others: a checksum, or the name of their dask graph."""
+    if not isinstance(data, np.ndarray):
+        return {"graph": data.name}
+    checksum = 0
+    for line in data:
+        native = np.ascontiguousarray(line, data.dtype.newbyteorder("="))
+        checksum = google_crc32c.extend(checksum, native.reshape(-1).view(np.uint8))
+    return {"crc32c": checksum}
+
+
+def _digest(counts: xr.DataArray, facts: Mapping[str, Any]) -> str:
+    """A checksum of the axes, flags and facts that go into a store with its counts."""
+    digest = hashlib.sha256(repr(sorted(to_json(dict(facts)).items())).encode())
+    for name, variable in _labels(counts).items():
+        digest.update(f"{name}{variable.dims}{variable.attrs.get('units')}".encode())
+        digest.update(np.ascontiguousarray(variable.values).tobytes())
+    return digest.hexdigest()
+
+
+def _labels(counts: xr.DataArray) -> dict[str, xr.Variable]:
+    """Coordinates of the counts that a store keeps."""
+    return {n: counts.coords[n].variable for n in (*DIMS, VALID_PIXELS, VALID_PATTERNS) if n in counts.coords}
+
+
+def _prepare(backend: Store, data: Any, name: str, attributes: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    """Make a store ready to be written, whatever is there already; True where the very conversion is finished."""
+    if isinstance(backend, LocalStore) and Path(backend.root).is_file():
+        raise StoreError(f"{name} is a file; expected a new path, for a store is a folder.")
     found = stores.read_attributes(backend)
     if found is None:
-        if not sync(backend.is_empty("")):
-            raise StoreError(f"{name} exists and is not a store of this package; choose another path or remove it yourself.")
+        if not all(_PARTIAL.search(key) for key in list_keys(backend, "")):
+            raise StoreError(
+                f"{name} exists and is not a store of this package; choose another path or remove it yourself."
+            )
         return False
-    same = all(found.get(k) == stores.to_json(attributes[k]) for k in ("source", "request"))
-    if same and found.get("state") == "complete" and not overwrite:
+    same = _same(found, attributes)
+    complete = found.get("state") == "complete"
+    if same and complete and not overwrite:
         _sweep(backend)
         return True
-    if same and found.get("state") == "writing" and resume and not overwrite:
-        attributes["id"] = found["id"]
+    if any(_same_place(place, backend) for place in _stores_read(data)):
+        raise StoreError(f"{name} is where the counts themselves come from; convert to another path.")
+    if same and not complete and resume and not overwrite:
         return False
     if overwrite:
-        sync(backend.clear())
+        # Refused by `open` from here on; what follows may be interrupted anywhere.
+        stores.update_attributes(backend, {"state": "writing"})
+        for member in stores.MEMBERS:
+            sync(backend.delete_dir(member))
+        _sweep(backend)
+        stores.update_attributes(backend, attributes)
         return False
-    if found.get("state") == "complete":
+    what = stores.source_name(found)
+    if complete:
         raise StoreError(
-            f'{name} already holds "{found["source"]["name"]}", converted from another file or in another way; choose another '
-            "path, or replace it with overwrite."
+            f'{name} already holds "{what}", converted from another file or in another way; choose another path, or '
+            "replace it with overwrite."
         )
     if same:
-        raise StoreError(f"{name} holds an unfinished conversion; go on with it with resume, or replace it with overwrite.")
+        raise StoreError(
+            f"{name} holds an unfinished conversion; go on with it with resume, or replace it with overwrite."
+        )
     raise StoreError(
-        f'{name} holds an unfinished conversion of another file, or of "{found["source"]["name"]}" as it was before or in '
-        "another way; replace it with overwrite."
+        f'{name} holds an unfinished conversion of another file, or of "{what}" as it was before or in another way; '
+        "replace it with overwrite."
     )
 
 
-def _write(
-    backend: Store,
-    counts: xr.DataArray,
-    path: str | None,
-    description: dict[str, Any],
-    attributes: dict[str, Any],
-    compression: str | None,
-) -> None:
-    named = [*DIMS, *(n for n in (VALID_PIXELS, VALID_PATTERNS) if n in counts.coords)]
-    coords = {n: counts.coords[n].variable for n in named}
+def _same(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
+    """Whether two conversions give the same store. A newer reader does not make them differ."""
+
+    def essence(of: Mapping[str, Any]) -> Any:
+        source = of.get("source")
+        known = source.items() if isinstance(source, Mapping) else ()
+        return {k: v for k, v in known if k not in ("reader", "findings")}, of.get("request")
+
+    return essence(found) == essence(attributes)
+
+
+def _stores_read(data: Any) -> Iterator[Store]:
+    """The stores that a dask expression of opened counts reads."""
+    for name, layer in {} if isinstance(data, np.ndarray) else data.dask.layers.items():
+        node = layer.get(f"source-{name}") if name.startswith("counts-") else None
+        source = node.value if isinstance(node, DataNode) else None
+        while isinstance(source, Crop):
+            source = source.source
+        if isinstance(source, Shards | ZarrArray):
+            yield source.array.store
+
+
+def _same_place(first: Store, second: Store) -> bool:
+    if isinstance(first, LocalStore) and isinstance(second, LocalStore):
+        return Path(first.root).resolve() == Path(second.root).resolve()
+    return first == second
+
+
+def _write(backend: Store, counts: xr.DataArray, path: str | None, attributes: dict[str, Any]) -> None:
+    codec = COMPRESSIONS[attributes["request"]["compression"]]
     dtype = counts.dtype.newbyteorder("=")
-    array = stores.create(backend, stores.to_json(attributes), counts.shape, dtype, COMPRESSIONS[compression], coords)
+    array = stores.create(backend, attributes, counts.shape, dtype, codec, _labels(counts))
     _sweep_partial(backend)
     source = source_of(counts.data)
-    job = _Job(array, source, path, description, valid_patterns(counts), valid_pixels(counts))
-    pending = [s for s in array.shards() if not _is_written(job, s)]
+    job = Job(array, source, path, attributes["source"], valid_patterns(counts), valid_pixels(counts))
+    pending = [s for s in array.shards() if not is_written(job, s)]
     if isinstance(source, InMemory):
         # Counts in memory stay where they are: no copy travels to a cluster.
-        dask.compute(*(dask.delayed(_convert_shard, pure=False)(_Here(job), s) for s in pending), scheduler="threads")
+        dask.compute(*(dask.delayed(convert_shard, pure=False)(Here(job), s) for s in pending), scheduler="threads")
     elif source is not None:
         shared = dask.delayed(job, pure=False, traverse=False)
-        dask.compute(*(dask.delayed(_convert_shard, pure=False)(shared, s) for s in pending))
+        dask.compute(*(dask.delayed(convert_shard, pure=False)(shared, s) for s in pending))
     else:
-        shards = tuple(tuple(min(s, n - i) for i in range(0, n, s)) for s, n in zip(array.shard, array.shape, strict=True))
+        shards = tuple(
+            tuple(min(s, n - i) for i in range(0, n, s)) for s, n in zip(array.shard, array.shape, strict=True)
+        )
         parts = counts.data.rechunk(shards).to_delayed()
         shared = dask.delayed(job, pure=False, traverse=False)
-        dask.compute(*(dask.delayed(_convert_shard, pure=False)(shared, s, parts[s]) for s in pending))
+        dask.compute(*(dask.delayed(convert_shard, pure=False)(shared, s, parts[s]) for s in pending))
     _complete(backend, job)
 
 
-@dataclass(frozen=True)
-class _Here:
-    """Keeps dask from looking into a job that holds an array."""
-
-    job: _Job
-
-
-def _convert_shard(job: _Job | _Here, shard: tuple[int, ...], block: np.ndarray | None = None) -> int:
-    """Read, sum, encode and write one shard; its sums are on disk before it is. Gives the bytes written."""
-    job = job.job if isinstance(job, _Here) else job
-    array = job.array
-    window = array.window(shard)
-    if block is None:
-        assert job.source is not None
-        if job.source_path is not None:
-            _check_unchanged(job.source_path, job.source_identity)
-        block = job.source.read(window[0].start, window[0].stop, window[1].start, window[1].stop)
-    used = None if job.used is None else job.used[window[:2]]
-    moments = job.moments
-    state = moments.start((window[0], window[1]), used, None)
-    maximum = np.zeros(array.shape[2:], array.dtype)
-    totals = np.zeros(block.shape[:2], np.uint64 if array.dtype.kind in "ub" else np.float64)
-
-    def visit(chunk: InnerChunk) -> None:
-        y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False))
-        counts = np.ascontiguousarray(chunk.counts)
-        moments.add(state, Block(chunk.y, chunk.x, chunk.ky, chunk.kx, counts), None if used is None else used[y, x], None)
-        np.maximum(maximum[chunk.ky, chunk.kx], counts.max((0, 1)), out=maximum[chunk.ky, chunk.kx])
-        totals[y, x] += stores.pattern_totals(counts, None if job.valid is None else job.valid[chunk.ky, chunk.kx])
-
-    data = array.encode_shard(shard, block, visit)
-    sums = {**moments.finish(state), "maximum": maximum, "pattern_totals": totals, "stored_bytes": len(data)}
-    try:
-        stores.durable_put(array.store, job.sidecar(shard), _pack(sums))
-        put(array.store, array.key(shard), data)
-    except OSError as error:
-        raise _explained(error, str(array.store)) from error
-    return len(data)
-
-
-def _check_unchanged(path: str, expected: dict[str, Any]) -> None:
-    found = identity(path)
-    if any(found[k] != expected[k] for k in ("size", "modified")):
-        raise SourceError(
-            f"{path} changed while it was converted ({found['size']} bytes of {found['modified']}; it was {expected['size']} bytes "
-            f"of {expected['modified']}); convert it anew with overwrite."
-        )
-
-
-def _is_written(job: _Job, shard: tuple[int, ...]) -> bool:
-    """Whether a shard and its sums are whole."""
-    sums = _read_sums(job, shard)
-    return sums is not None and stores.object_size(job.array.store, job.array.key(shard)) == int(sums["stored_bytes"])
-
-
-def _read_sums(job: _Job, shard: tuple[int, ...]) -> State | None:
-    from .shards import get
-
-    data = get(job.array.store, job.sidecar(shard))
-    try:
-        return None if data is None else _unpack(data)
-    except (ValueError, RuntimeError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # cut short by a power failure: the shard is written again
-
-
-def _pack(arrays: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return numcodecs.blosc.compress(np.frombuffer(buffer.getvalue(), np.uint8), b"zstd", 1, numcodecs.blosc.NOSHUFFLE)
-
-
-def _unpack(data: np.ndarray) -> State:
-    with np.load(io.BytesIO(numcodecs.blosc.decompress(data))) as file:
-        return {k: v[()] if v.ndim == 0 else v for k, v in file.items()}
-
-
-def _complete(backend: Store, job: _Job) -> None:
+def _complete(backend: Store, job: Job) -> None:
     """Merge the sums of all shards, write the statistics, say that the store is complete, and clean up."""
     array, moments = job.array, job.moments
     totals = np.zeros(array.shape[:2], np.uint64 if array.dtype.kind in "ub" else np.float64)
-    maximum = np.zeros(array.shape[2:], array.dtype)
-    states = []
+    maximum = np.full(array.shape[2:], lowest(array.dtype), array.dtype)
+    states: list[State] = []
     for shard in array.shards():
-        sums = _read_sums(job, shard)
-        size = stores.object_size(array.store, array.key(shard))
+        sums = read_sums(job, shard)
+        size = object_size(array.store, array.key(shard))
         if sums is None or size != int(sums["stored_bytes"]):
             raise CorruptStoreError(
-                f"The {array.describe(shard)} is not there as it was written ({size} bytes); run the conversion again to "
-                "write it anew."
+                f"The {array.describe(shard)} is not there as it was written ({size} bytes); run the conversion again "
+                "to write it anew."
             )
+        flush(array.store, array.key(shard))
         totals[array.window(shard)[:2]] = sums.pop("pattern_totals")
         np.maximum(maximum, sums.pop("maximum"), out=maximum)
         states = [reduce(moments.merge, [*states, sums])] if sums["n"] else states
+    check_unchanged(job)
     mean, variance, _ = moments.mean_variance_cross(states[0])
-    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        bad = ~(np.isfinite(mean) & np.isfinite(variance))
-        mean, variance = np.where(bad, 0.0, mean), np.where(bad, 0.0, variance)
+    # NaN stays NaN: a pixel that held some has no mean.
+    if job.valid is not None:
+        mean, variance = np.where(job.valid, mean, 0.0), np.where(job.valid, variance, 0.0)
+        maximum[~job.valid] = 0
     group = zarr.open_group(backend, mode="r+", use_consolidated=False)
     for name, dims, values, units, long_name in (
         ("pattern_mean", DETECTOR, mean, "counts", "mean pattern (PACBED)"),
@@ -351,6 +334,10 @@ def _complete(backend: Store, job: _Job) -> None:
         ("total_counts", SCAN, totals, "counts", "sum of each pattern over its valid pixels"),
     ):
         stores.write_variable(group, name, xr.Variable(dims, values, {"units": units, "long_name": long_name}))
+    for name, dims, flags in ((VALID_PIXELS, DETECTOR, job.valid), (VALID_PATTERNS, SCAN, job.used)):
+        if flags is not None:
+            attrs = {"long_name": f"{name} that the statistics were gathered with"}
+            stores.write_variable(group, stores.GATHERED[name], xr.Variable(dims, flags, attrs))
     stores.consolidate(backend)
     stores.update_attributes(backend, {"state": "complete"})
     _sweep(backend)
@@ -359,8 +346,6 @@ def _complete(backend: Store, job: _Job) -> None:
 def _sweep(backend: Store) -> None:
     """Remove what only an unfinished conversion needs."""
     sync(backend.delete_dir(SIDECARS))
-    if isinstance(backend, LocalStore):
-        shutil.rmtree(Path(backend.root) / SIDECARS, ignore_errors=True)
     _sweep_partial(backend)
 
 
@@ -368,15 +353,5 @@ def _sweep_partial(backend: Store) -> None:
     """Remove temporary files of a writer that was killed."""
     if isinstance(backend, LocalStore):
         for path in Path(backend.root).rglob("*.partial"):
-            path.unlink(missing_ok=True)
-
-
-def _explained(error: OSError, name: str) -> OSError:
-    """An operating system's error as one sentence; errors of this package pass unchanged."""
-    if isinstance(error, (StoreError, SourceError)):
-        return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"The disk of {name} is full ({error.strerror}); what was written is kept: free space, and the same convert goes on."
-        )
-    return StoreError(f"{name} cannot be written: {error}.")
+            if _PARTIAL.search(path.name):
+                path.unlink(missing_ok=True)

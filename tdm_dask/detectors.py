@@ -119,9 +119,7 @@ def annulus(
     True
     """
     low, high, soft = _limits(inner, outer, soft_edge)
-    return _ring(
-        counts, low, high, centre, soft, {"detector": "annulus", "inner_mrad": low, "outer_mrad": high}
-    )
+    return _ring(counts, low, high, centre, soft, {"detector": "annulus", "inner_mrad": low, "outer_mrad": high})
 
 
 def segments(
@@ -395,9 +393,7 @@ def _quadrant_area(y: Array, x: Array, radius: float) -> Array:
 
 def _under_arc(x: Array, radius: float) -> Array:
     """Integral of sqrt(radius^2 - t^2) from 0 to x."""
-    return 0.5 * (
-        x * np.sqrt(np.maximum(radius**2 - x**2, 0)) + radius**2 * np.arcsin(np.minimum(x / radius, 1))
-    )
+    return 0.5 * (x * np.sqrt(np.maximum(radius**2 - x**2, 0)) + radius**2 * np.arcsin(np.minimum(x / radius, 1)))
 
 
 def _shares(

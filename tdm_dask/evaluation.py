@@ -127,7 +127,5 @@ def _normalised(array: xr.DataArray, used: np.ndarray, what: str) -> np.ndarray:
         if not np.isfinite(norm):
             raise TemplateError(f"The {what} {name!r} holds values that are not finite; fill them first.")
         if norm <= 1e-12 * limit:
-            raise TemplateError(
-                f"The {what} {name!r} is the same everywhere on the scan; it correlates with none."
-            )
+            raise TemplateError(f"The {what} {name!r} is the same everywhere on the scan; it correlates with none.")
     return centred / norms

@@ -208,7 +208,7 @@ def weighted_sums(block: np.ndarray, weights: np.ndarray, shift: np.ndarray, ima
 
 @njit(nogil=True, cache=True)
 def pattern_sums(block: np.ndarray, totals: np.ndarray) -> None:
-    """Add the sum over pixels of each pattern of integer counts to `totals` (patterns,), exactly in its 64-bit dtype."""
+    """Add the sum over pixels of each pattern of integer counts to `totals` (patterns,), exactly in its dtype."""
     patterns, pixels = block.shape
     for i in range(patterns):
         s = totals[i]
@@ -235,4 +235,3 @@ def variance_from_sums(n: int, total: np.ndarray, squares: np.ndarray) -> np.nda
     with np.errstate(over="ignore"):
         shifted = squares - np.uint64(2) * shift * total + n64 * shift * shift
     return np.maximum(shifted.astype(np.float64) / n - (rest / n) ** 2, 0.0)
-

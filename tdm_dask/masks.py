@@ -1,4 +1,4 @@
-"""Masks from templates and images from masks: the method of "Template-Derived Masks for 4D-STEM", on labelled counts."""
+"""Masks from templates and images from masks: the method of "Template-Derived Masks for 4D-STEM", labelled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
 from .errors import InputError, MaskError, RegionError, TemplateError
-from .reductions import images, lazily, moments, prepare_masks, prepare_templates
+from .passes import images, lazily, moments
+from .reductions import prepare_masks, prepare_templates
 from .statistics import (
     counts_facts,
     detector_coords,
@@ -86,7 +87,9 @@ def correlate(
     templates = lazily(prepare_templates, stacked.data, used)
     values = moments(counts.data, templates, used, pixels, stacked.sizes[TEMPLATE])
     dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
-    rho = xr.DataArray(values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"})
+    rho = xr.DataArray(
+        values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"}
+    )
     dataset["rho"] = rho if TEMPLATE in template.dims else rho[0]
     for name, coordinate in template.coords.items():
         if coordinate.dims == (TEMPLATE,):
@@ -233,9 +236,9 @@ def transfer_mask(
 ) -> xr.DataArray:
     """A mask from another scan, dose or camera, on the detector of these counts.
 
-    The mask is interpolated linearly in mrad (or 1/angstrom: the units must agree), about the optic axis. Its `mean` and
-    `std` are left behind, for they belong to the other scan: with `normalisation="standardised"` the statistics of
-    the new one are wanted, so they are taken from `pixel_statistics` by the caller.
+    The mask is interpolated linearly in mrad (or 1/angstrom: the units must agree), about the optic axis. Its `mean`
+    and `std` are left behind, for they belong to the other scan. For `normalisation="standardised"`, give it those of
+    the new one: ``s = pixel_statistics(counts); mask.assign_coords(mean=s["mean"], std=s["std"])``.
 
     Parameters
     ----------
@@ -274,9 +277,10 @@ def transfer_mask(
     for dim in DETECTOR:
         if dim not in mask.dims or dim not in counts.dims:
             raise MaskError(f"Both the mask and the counts need a {dim} axis; found {mask.dims} and {counts.dims}.")
-        if unit_of(mask, dim) != unit_of(counts, dim) or unit_of(mask, dim) == "px":
+        old, new = unit_of(mask, dim), unit_of(counts, dim)
+        if old != new or old == "px":
             raise MaskError(
-                f'The {dim} axis of the mask is in "{unit_of(mask, dim)}", that of the counts in "{unit_of(counts, dim)}"; '
+                f'The {dim} axis of the mask is in "{old}", that of the counts in "{new}"; '
                 "calibrate both in mrad before a mask is transferred."
             )
     values = np.asarray(mask.transpose(..., *DETECTOR).values, np.float64)
@@ -317,8 +321,7 @@ def _check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
 def _detector_weights(counts: xr.DataArray, region: Any) -> np.ndarray:
     """Weights (ky, kx) of the detector region, 0 at invalid pixels."""
     shape = counts.shape[2:]
-    dtype = getattr(region, "dtype", np.dtype(bool))
-    if isinstance(region, (np.ndarray, xr.DataArray)) and dtype != bool:
+    if isinstance(region, (np.ndarray, xr.DataArray)) and region.dtype.kind != "b":
         if isinstance(region, xr.DataArray):
             require_same_coordinates(counts, region, DETECTOR, ("counts", "detector_region"), RegionError)
             region = region.transpose(*DETECTOR)

@@ -98,9 +98,7 @@ def plot_image(image: xr.DataArray, *, sites: Sites | None = None, title: str | 
     _draw_image(axes, image, values)
     if sites:
         handles = _draw_sites(axes, image, sites)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handletextpad=0.2
-        )
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handletextpad=0.2)
     axes.set_title(_name_of(image) if title is None else title)
     return figure
 
@@ -154,9 +152,7 @@ def plot_columns(
     """
     names = [str(name) for name in images[TEMPLATE].values]
     if names != [str(name) for name in masks[TEMPLATE].values]:
-        raise InputError(
-            f"The images are {names}, the masks {list(masks[TEMPLATE].values)}; they must be the same."
-        )
+        raise InputError(f"The images are {names}, the masks {list(masks[TEMPLATE].values)}; they must be the same.")
     height, width = _extent_lengths(images)
     column = 1.9
     figure = Figure(figsize=(column * len(names), column * (height / width + 1) + 0.75), layout="constrained")
@@ -193,9 +189,7 @@ def plot_cross_talk(table: xr.Dataset) -> Figure:
     figure = Figure(figsize=(3 * (0.55 * columns + 0.75), 0.42 * rows + 1.2), layout="constrained")
     for axes, (title, values, shown) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
         data = values.transpose("image", "template").values
-        drawn = (
-            np.where(shown.transpose("image", "template").values, data, np.nan) if shown is not None else data
-        )
+        drawn = np.where(shown.transpose("image", "template").values, data, np.nan) if shown is not None else data
         axes.imshow(drawn, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(drawn):
             if np.isfinite(value):
@@ -254,9 +248,7 @@ def plot_pacbed(
 
 def _two_dimensional(array: xr.DataArray, dims: Sequence[str], what: str) -> np.ndarray:
     if set(array.dims) != set(dims):
-        raise InputError(
-            f"The {what} has dims {tuple(array.dims)}; one with dims {tuple(dims)} can be drawn."
-        )
+        raise InputError(f"The {what} has dims {tuple(array.dims)}; one with dims {tuple(dims)} can be drawn.")
     return np.asarray(array.transpose(*dims).values, dtype=np.float64)
 
 
@@ -334,6 +326,9 @@ def _length_text(length: float, unit: str) -> str:
 def _draw_sites(axes: Axes, image: xr.DataArray, sites: Sites, first: int = 0) -> list[Line2D]:
     left, right, bottom, top = _extent(image, SCAN)
     handles = []
+    # Markers of a field with many columns would hide it.
+    number_of_sites = sum(len(places) for places in sites.values())
+    size = float(np.clip(75 / np.sqrt(number_of_sites), 0.8, 3.4))
     for number, (kind, places) in enumerate(sites.items(), start=first):
         at = np.atleast_2d(np.asarray(places, dtype=np.float64))
         inside = (at[:, 0] >= top) & (at[:, 0] <= bottom) & (at[:, 1] >= left) & (at[:, 1] <= right)
@@ -341,12 +336,12 @@ def _draw_sites(axes: Axes, image: xr.DataArray, sites: Sites, first: int = 0) -
             "marker": MARKERS[number % len(MARKERS)],
             "color": COLOURS[number % len(COLOURS)],
             "markeredgecolor": INK,
-            "markeredgewidth": 0.5,
-            "markersize": 3.4,
+            "markeredgewidth": 0.15 * size,
+            "markersize": size,
             "linestyle": "none",
         }
         axes.plot(at[inside, 1], at[inside, 0], **style)
-        handles.append(Line2D([], [], label=kind, **style))
+        handles.append(Line2D([], [], label=kind, **style | {"markersize": 4.0}))
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
     return handles

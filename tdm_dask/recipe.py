@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 
 import tdm_dask as tdm
 
-from .axes import DETECTOR, SCAN, TEMPLATE
+from .axes import DETECTOR, SCAN, TEMPLATE, axis_coordinate
 from .calibration import HISTORY
 from .detectors import parse_detector
 from .errors import DiskFullError, InputError, RecipeError, StoreError
@@ -35,7 +36,7 @@ from .sources import identity
 from .store import is_store, stored_statistics, write_calibration
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
-COUNTS, RESULTS = "counts.zarr", "results.zarr"
+COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
 DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
 
 
@@ -115,7 +116,8 @@ def run_recipe(
     """
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     sites = _sites(plan)
-    folder = _prepare(Path(out), _fingerprint(plan, sites), overwrite)
+    _check_detectors(plan)
+    folder = _prepare(Path(out), _depends(plan, sites), overwrite)
     clock = _Clock(stage)
 
     store = _open_or_convert(plan, folder, clock)
@@ -154,38 +156,50 @@ class _Clock:
         return result
 
 
-def _fingerprint(plan: Recipe, sites: Mapping[str, np.ndarray]) -> str:
+def _depends(plan: Recipe, sites: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the results depend on: the recipe, its sites, the file of counts as it is now, this package."""
     source = plan.source_place()
-    depends = {
+    return {
         "recipe": plan.asks(),
         "sites": {kind: places.tolist() for kind, places in sites.items()},
         "source": identity(source) if isinstance(source, Path) and source.is_file() else None,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
-    return json.dumps(depends, indent=1, sort_keys=True, ensure_ascii=False)
 
 
-def _prepare(folder: Path, fingerprint: str, overwrite: bool) -> Path:
-    """The folder of the results, with their fingerprint in it."""
+def _prepare(folder: Path, depends: dict[str, Any], overwrite: bool) -> Path:
+    """The folder of the results, with a note of what they depend on; what depends on something else goes.
+
+    Counts outlive a change of the recipe, for converting them again could take hours.
+    """
     if not folder.parent.is_dir():
         raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder for the results.")
     folder.mkdir(exist_ok=True)
-    note = folder / "recipe.json"
-    leftovers = [name for name in (RESULTS, COUNTS) if (folder / name).exists()]
-    same = note.is_file() and note.read_text(encoding="utf-8") == fingerprint
-    if leftovers and not same:
-        if not overwrite:
-            raise RecipeError(
-                f"{folder} holds results of another recipe, or of other files; give another folder, or ask "
-                "to overwrite them."
-            )
-        for name in leftovers:
-            shutil.rmtree(folder / name)
-    note.write_text(fingerprint, encoding="utf-8")
+    note = folder / NOTE
+    depends = json.loads(json.dumps(depends))
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+    stale = [name for name in (RESULTS, COUNTS) if (folder / name).exists() and before != depends]
+    if COUNTS in stale and before is not None and _same_counts(before, depends):
+        stale.remove(COUNTS)
+    if stale and not overwrite:
+        raise RecipeError(
+            f"{folder} holds results of another recipe, or of other files; give another folder, or ask to "
+            "overwrite them."
+        )
+    for name in stale:
+        shutil.rmtree(folder / name)
+    text = json.dumps(depends, indent=1, sort_keys=True, ensure_ascii=False)
+    note.write_text(text + "\n", encoding="utf-8")
     return folder
+
+
+def _same_counts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether converted counts serve: of the same file in the same way, with no calibration that is gone."""
+    calibrated = [{key for key, value in d["recipe"]["calibration"].items() if value} for d in (before, now)]
+    same_file = before["source"] == now["source"] and before["recipe"]["source"] == now["recipe"]["source"]
+    return same_file and calibrated[0] <= calibrated[1]
 
 
 def _sites(plan: Recipe) -> dict[str, np.ndarray]:
@@ -202,6 +216,15 @@ def _sites(plan: Recipe) -> dict[str, np.ndarray]:
     if clash:
         raise RecipeError(f'"{clash[0]}" names a detector and a template; rename one of them.')
     return chosen
+
+
+def _check_detectors(plan: Recipe) -> None:
+    """Raise for a detector that is misspelt now, not after hours of conversion."""
+    angles = {dim: axis_coordinate(dim, 81, 50.0, -2000.0, "mrad") for dim in DETECTOR}
+    pattern = xr.DataArray(np.zeros((81, 81)), angles, DETECTOR, attrs={"semi_angle_mrad": 100.0})
+    within = [] if plan.masks.within is None else [plan.masks.within]
+    for spec in (*plan.detectors.values(), *within):
+        parse_detector(spec, pattern)
 
 
 def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> str | Path:
@@ -225,22 +248,23 @@ def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.Data
     known = {key: value for key, value in dataclasses.asdict(plan.calibration).items() if value is not None}
 
     def calibrate() -> tuple[xr.DataArray, np.ndarray]:
-        mean = (
-            tdm.pixel_statistics(counts)["mean"].compute()
-            if statistics is None
-            else statistics["pattern_mean"]
-        )
+        mean = tdm.pixel_statistics(counts)["mean"].compute() if statistics is None else statistics["pattern_mean"]
         pattern = mean.transpose(*DETECTOR).values
         return (tdm.calibrate(counts, **known, pacbed=pattern) if known else counts), pattern
 
     nbytes = counts.nbytes if statistics is None else None
     calibrated, pattern = clock.run("calibrate", nbytes, calibrate)
-    # A store that the user brought is not changed, nor one that an earlier run has calibrated.
-    if known and store != plan.source_place() and HISTORY not in counts.attrs:
+    # A store that the user brought is not changed.
+    if known and store != plan.source_place() and not _calibrated_alike(counts, calibrated):
         write_calibration(store, calibrated)
     coords = {dim: calibrated.coords[dim].variable for dim in DETECTOR}
     pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs={"units": "counts"})
     return calibrated, pacbed
+
+
+def _calibrated_alike(first: xr.DataArray, second: xr.DataArray) -> bool:
+    facts = [{key: value for key, value in a.attrs.items() if key != HISTORY} for a in (first, second)]
+    return facts[0] == facts[1] and all(first[dim].identical(second[dim]) for dim in first.dims)
 
 
 def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], clock: _Clock) -> xr.Dataset:
@@ -269,9 +293,7 @@ def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], 
     return found.assign_attrs(correlation.attrs, notes=[str(note.message) for note in notes])
 
 
-def _templates(
-    asked: TemplatesSection, counts: xr.DataArray, sites: Mapping[str, np.ndarray]
-) -> xr.DataArray:
+def _templates(asked: TemplatesSection, counts: xr.DataArray, sites: Mapping[str, np.ndarray]) -> xr.DataArray:
     if asked.sigma is not None:
         return tdm.gaussian_template(counts, sites, sigma=asked.sigma, all_name=asked.all_name)
     assert asked.radius is not None
@@ -337,6 +359,7 @@ def _stored(results: Path, group: str, work: Callable[[], xr.Dataset]) -> xr.Dat
         made = work()
         partial = results / f".{group}.partial"
         try:
+            zarr.open_group(results, mode="a", zarr_format=3)
             shutil.rmtree(partial, ignore_errors=True)
             _write(made, partial)
             os.replace(partial, place)
@@ -345,9 +368,7 @@ def _stored(results: Path, group: str, work: Callable[[], xr.Dataset]) -> xr.Dat
                 raise DiskFullError(
                     f"The disk is full; {results} keeps the finished stages: make room and run again."
                 ) from error
-            raise StoreError(
-                f"{place} cannot be written ({error.strerror or error}); check the folder."
-            ) from error
+            raise StoreError(f"{place} cannot be written ({error.strerror or error}); check the folder.") from error
     return xr.open_zarr(place, consolidated=False).load()
 
 

@@ -79,9 +79,7 @@ class TemplatesSection:
         _one_of(self.shape, ("gaussian", "binary"), "[templates] shape")
         wanted, other = ("sigma", "radius") if self.shape == "gaussian" else ("radius", "sigma")
         if getattr(self, wanted) is None:
-            raise RecipeError(
-                f'[templates] with shape "{self.shape}" needs {wanted}, such as {wanted} = "0.35 Å".'
-            )
+            raise RecipeError(f'[templates] with shape "{self.shape}" needs {wanted}, such as {wanted} = "0.35 Å".')
         if getattr(self, other) is not None:
             raise RecipeError(f'[templates] {other} does not go with shape "{self.shape}"; leave it out.')
         quantity(getattr(self, wanted), "angstrom", f"[templates] {wanted}")

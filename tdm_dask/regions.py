@@ -53,19 +53,17 @@ def crop(counts: xr.DataArray, **windows: slice) -> xr.DataArray:
             raise RegionError(f"The window of {dim} is {window!r}; expected a slice without a step.")
         start, stop, _ = window.indices(size)
         if stop <= start:
-            raise RegionError(f"The window {window.start}:{window.stop} of {dim} is empty; the axis has {size} elements.")
+            raise RegionError(
+                f"The window {window.start}:{window.stop} of {dim} is empty; the axis has {size} elements."
+            )
         full[str(dim)] = slice(start, stop)
     y, x, ky, kx = (full[d] for d in DIMS)
     data = crop_array(counts.data, (y, x, ky, kx))
-    coords = {
-        name: c.variable.isel({d: full[d] for d in c.dims if d in full}) for name, c in counts.coords.items()  # type: ignore[misc]
-    }
+    coords = {name: c.variable.isel({d: full[d] for d in c.dims if d in full}) for name, c in counts.coords.items()}
     return xr.DataArray(data, dims=DIMS, coords=coords, attrs=counts.attrs, name=counts.name)
 
 
-def bin(
-    counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int | tuple[int, int] = 1
-) -> xr.DataArray:
+def bin(counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int | tuple[int, int] = 1) -> xr.DataArray:
     """Sums of neighbouring probe positions or detector pixels.
 
     Parameters
@@ -128,7 +126,7 @@ def bin(
 
 
 def _blocks(array: xr.DataArray, factors: Mapping[str, int], how: str) -> xr.DataArray:
-    return getattr(array.coarsen(factors, boundary="trim"), how)() if factors else array  # type: ignore[arg-type]
+    return getattr(array.coarsen(factors, boundary="trim"), how)() if factors else array
 
 
 def _rescaled(attrs: Mapping[Any, Any], factors: Mapping[str, int]) -> dict[Any, Any]:

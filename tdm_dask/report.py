@@ -51,9 +51,7 @@ def write_report(result: RecipeResult) -> Report:
     figures = _figures(result)
     table = _write_table(result, result.out / "cross_talk.csv") if "R" in result.evaluation else None
     page = result.out / "report.html"
-    skeleton = (
-        importlib.resources.files("tdm_dask").joinpath("data", "report.html").read_text(encoding="utf-8")
-    )
+    skeleton = importlib.resources.files("tdm_dask").joinpath("data", "report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page.write_text(environment.from_string(skeleton).render(_content(result, figures)), encoding="utf-8")
     return Report(page, table, figures)
@@ -113,9 +111,7 @@ def _write_table(result: RecipeResult, path: Path) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         kinds = [str(kind) for kind in result.evaluation["template"].values]
-        writer.writerow(
-            ["image", *(f"R {kind}" for kind in kinds), *(f"G {kind}" for kind in kinds), "excess"]
-        )
+        writer.writerow(["image", *(f"R {kind}" for kind in kinds), *(f"G {kind}" for kind in kinds), "excess"])
         for name, r, g, excess in _rows(result):
             expected = ["" if g is None else round(g[kind], 4) for kind in kinds]
             found = [round(r[kind], 4) for kind in kinds]
@@ -139,9 +135,7 @@ def _content(result: RecipeResult, figures: dict[str, Path]) -> dict[str, Any]:
         "steps": list(_steps(result)),
         "facts": list(_facts(result)),
         "virtual": virtual,
-        "kinds": [str(kind) for kind in result.evaluation["template"].values]
-        if "R" in result.evaluation
-        else [],
+        "kinds": [str(kind) for kind in result.evaluation["template"].values] if "R" in result.evaluation else [],
         "table": list(_table(result)) if "R" in result.evaluation else [],
         "pairs": [(name, pictures[f"image_{name}"], pictures[f"mask_{name}"]) for name in names],
         "mean_scaled": result.recipe.masks.method == "mean-scaled",
@@ -159,8 +153,7 @@ def _inline(path: Path) -> str:
 def _table(result: RecipeResult) -> Iterator[dict[str, Any]]:
     for name, r, g, excess in _rows(result):
         cells = [
-            {"r": _signed(r[kind]), "g": None if g is None else _signed(g[kind]), "own": kind == name}
-            for kind in r
+            {"r": _signed(r[kind]), "g": None if g is None else _signed(g[kind]), "own": kind == name} for kind in r
         ]
         yield {"name": name, "cells": cells, "excess": "" if excess is None else f"{excess:.2f}"}
 

@@ -34,7 +34,7 @@ RANGE_BYTES = 4 * 2**20
 # Bytes read in vain are cheaper than a further request, up to this many.
 GAP_BYTES = 64 * 2**10
 
-_EMPTY = np.uint64(2**64 - 1)
+EMPTY = np.uint64(2**64 - 1)
 _CRC = 4
 
 # Blosc's own threads would take a lock around every call; the parallelism is one level up, in the tasks.
@@ -243,7 +243,7 @@ class ShardedArray:
             buffer = np.empty(self.inner, self.dtype)
         offsets, lengths = index[wanted].T
         chunks = np.argwhere(wanted)
-        empty = offsets == _EMPTY
+        empty = offsets == EMPTY
         for chunk in chunks[empty]:
             buffer[...] = self.fill_value
             yield self._place(shard, chunk, buffer)
@@ -285,7 +285,7 @@ class ShardedArray:
         Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges. Each
         is shown to `visit` while it is in cache.
         """
-        index = np.full((*self.inner_grid, 2), _EMPTY, np.uint64)
+        index = np.full((*self.inner_grid, 2), EMPTY, np.uint64)
         chunk = np.zeros(self.inner, self.dtype.newbyteorder("<"))
         out = bytearray()
         gy, gx, gky, gkx = self.inner_grid

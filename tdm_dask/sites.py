@@ -50,9 +50,7 @@ def read_sites(path: str | Path) -> dict[str, Array]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SiteError(
-            f"The sites in {path} cannot be read ({error}); expected a CSV or JSON text file."
-        ) from None
+        raise SiteError(f"The sites in {path} cannot be read ({error}); expected a CSV or JSON text file.") from None
     sites = _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
     if not any(len(positions) for positions in sites.values()):
         raise SiteError(f"{path} holds no sites; expected at least one (y, x) position.")
@@ -87,9 +85,7 @@ def write_sites(path: str | Path, sites: Sites) -> None:
     kinds, _ = sites_by_kind(sites)
     if path.suffix.lower() == ".json":
         listed = {kind: positions.tolist() for kind, positions in kinds.items()}
-        path.write_text(
-            json.dumps({"unit": "angstrom", "sites": listed}, ensure_ascii=False), encoding="utf-8"
-        )
+        path.write_text(json.dumps({"unit": "angstrom", "sites": listed}, ensure_ascii=False), encoding="utf-8")
         return
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -109,9 +105,7 @@ def sites_by_kind(sites: Sites) -> tuple[dict[str, Array], bool]:
         try:
             positions = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):
-            raise SiteError(
-                f'The sites of "{kind}" are not numbers; expected (y, x) positions in angstrom.'
-            ) from None
+            raise SiteError(f'The sites of "{kind}" are not numbers; expected (y, x) positions in angstrom.') from None
         if positions.size == 0:
             raise SiteError(f'There are no sites of "{kind}"; expected at least one (y, x) position.')
         if positions.ndim != 2 or positions.shape[1] != 2:
@@ -131,11 +125,7 @@ def _from_csv(path: Path, text: str) -> dict[str, Array]:
     rows = ((number, row) for number, row in rows if any(row) and not row[0].startswith("#"))
     number, header = next(rows, (1, []))
     header = [name.lower() for name in header]
-    if (
-        not {"y", "x"} <= set(header)
-        or not set(header) <= {"kind", "y", "x"}
-        or len(set(header)) < len(header)
-    ):
+    if not {"y", "x"} <= set(header) or not set(header) <= {"kind", "y", "x"} or len(set(header)) < len(header):
         raise SiteError(
             f'Line {number} of {path} is "{",".join(header)}"; expected a header with the columns kind, y, x '
             "(angstrom; kind may be left out)."
@@ -150,8 +140,7 @@ def _from_csv(path: Path, text: str) -> dict[str, Array]:
         kind = cells.get("kind", "sites")
         if len(row) != len(header) or not np.isfinite(position).all() or not kind:
             raise SiteError(
-                f'Line {number} of {path} is "{",".join(row)}"; expected {",".join(header)} with finite '
-                "numbers."
+                f'Line {number} of {path} is "{",".join(row)}"; expected {",".join(header)} with finite numbers.'
             )
         sites.setdefault(kind, []).append(position)
     return {kind: np.array(positions) for kind, positions in sites.items()}
@@ -169,22 +158,17 @@ def _from_json(path: Path, text: str) -> dict[str, Array]:
     if isinstance(content, list):
         content = {"sites": content}
     if not isinstance(content, dict):
-        raise SiteError(
-            f"{path} holds {type(content).__name__}; expected a mapping from kind to [y, x] pairs."
-        )
+        raise SiteError(f"{path} holds {type(content).__name__}; expected a mapping from kind to [y, x] pairs.")
     sites = {}
     for kind, entries in content.items():
         if not isinstance(entries, list):
             raise SiteError(f'"{kind}" in {path} is not a list; expected [y, x] pairs.')
         for number, entry in enumerate(entries, start=1):
             pair = entry if isinstance(entry, list) else []
-            plain = [
-                isinstance(v, (int, float)) and not isinstance(v, bool) and bool(np.isfinite(v)) for v in pair
-            ]
+            plain = [isinstance(v, (int, float)) and not isinstance(v, bool) and bool(np.isfinite(v)) for v in pair]
             if len(plain) != 2 or not all(plain):
                 raise SiteError(
-                    f'Entry {number} of "{kind}" in {path} is {entry!r}; expected a [y, x] pair of finite '
-                    "numbers."
+                    f'Entry {number} of "{kind}" in {path} is {entry!r}; expected a [y, x] pair of finite numbers.'
                 )
         sites[kind] = scale * np.array(entries, dtype=np.float64).reshape(-1, 2)
     return sites

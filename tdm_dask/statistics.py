@@ -11,7 +11,7 @@ import xarray as xr
 from .axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
 from .blocks import Shards, source_of
 from .errors import RegionError
-from .reductions import moments
+from .passes import moments
 from .store import stored_statistics
 
 

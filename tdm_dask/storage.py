@@ -32,7 +32,9 @@ def resolve(store: StoreLike, *, read_only: bool = True) -> Store:
         try:
             return FsspecStore.from_url(text, read_only=read_only)
         except ImportError as error:
-            raise StoreError(f'{text} needs a package that is not installed ({error}); install "tdm-dask[s3]".') from None
+            raise StoreError(
+                f'{text} needs a package that is not installed ({error}); install "tdm-dask[s3]".'
+            ) from None
     return LocalStore(Path(text), read_only=read_only)
 
 
@@ -42,15 +44,19 @@ def writing(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        lost_contact = error.errno is None and (isinstance(error, TimeoutError) or type(error).__module__.startswith("distributed"))
+        lost_contact = error.errno is None and (
+            isinstance(error, TimeoutError) or type(error).__module__.startswith("distributed")
+        )
         if isinstance(error, TdmError) or lost_contact:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
-                f"The disk of {name} is full ({error.strerror}); what was written is kept: free space and repeat the call, which "
-                "goes on where it stopped."
+                f"The disk of {name} is full ({error.strerror}); what was written is kept: free space and repeat "
+                "the call, which goes on where it stopped."
             ) from error
-        raise StoreError(f"{name} cannot be written ({reason_of(error)}); check the path and its permissions.") from error
+        raise StoreError(
+            f"{name} cannot be written ({reason_of(error)}); check the path and its permissions."
+        ) from error
 
 
 def reason_of(error: OSError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from .axes import DIMS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_cou
 from .blocks import Shards, Source, ZarrArray, as_dask, source_of
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
-from .shards import Codec, ShardedArray, choose_shards, sharded_array, zarr_compressors
+from .shards import EMPTY, Codec, ShardedArray, choose_shards, sharded_array, zarr_compressors
 from .storage import StoreLike, name_of, reason_of, resolve, to_json, writing
 
 SCHEMA = 1
@@ -34,10 +35,11 @@ SIDECARS = "tdm_dask_progress"
 MEMBERS = (COUNTS, *DIMS, *GATHERED, *GATHERED.values(), *STATISTICS, "pattern_maximum", SIDECARS)
 # Facts of the acquisition and calibration that are kept with the counts and handed out as their attributes.
 FACTS = (
-    "energy_eV", "semi_angle_mrad", "pixel_size_mrad", "rotation_deg", "transpose", "flip", "counts_per_electron", "dwell_time_s",
-    "beam_current_A", "electrons_per_probe", "electrons_per_square_angstrom", "calibration_history", "bf_disk_centre_px",
-    "bf_disk_radius_px",
+    "energy_eV", "semi_angle_mrad", "pixel_size_mrad", "rotation_deg", "transpose", "flip", "counts_per_electron",
+    "dwell_time_s", "beam_current_A", "electrons_per_probe", "electrons_per_square_angstrom", "calibration_history",
+    "bf_disk_centre_px", "bf_disk_radius_px",
 )  # fmt: skip
+
 
 def is_store(path: Any) -> bool:
     """Whether a path or store object holds a zarr 3 group (local paths are only looked at)."""
@@ -54,7 +56,7 @@ def read_attributes(store: Store) -> dict[str, Any] | None:
     except (FileNotFoundError, KeyError, ValueError):
         return None
     attributes = group.attrs.get(KEY)
-    return dict(attributes) if isinstance(attributes, dict) else None  # type: ignore[arg-type]
+    return dict(attributes) if isinstance(attributes, dict) else None
 
 
 def open_store(store: StoreLike) -> xr.DataArray:
@@ -73,15 +75,19 @@ def open_store(store: StoreLike) -> xr.DataArray:
     try:
         group = zarr.open_group(backend, mode="r")
     except (FileNotFoundError, KeyError, ValueError) as error:
-        raise StoreError(f"{name_of(store)} is not a zarr group ({error}); expected a store written by tdm convert.") from None
+        raise StoreError(
+            f"{name_of(store)} is not a zarr group ({error}); expected a store written by tdm convert."
+        ) from None
     except OSError as error:
-        raise StoreError(f"{name_of(store)} cannot be read ({reason_of(error)}); check the path and its permissions.") from None
-    attributes = group.attrs.get(KEY)
-    attributes = dict(attributes) if isinstance(attributes, dict) else {}  # type: ignore[arg-type]
+        raise StoreError(
+            f"{name_of(store)} cannot be read ({reason_of(error)}); check the path and its permissions."
+        ) from None
+    found: Any = group.attrs.get(KEY)
+    attributes: dict[str, Any] = dict(found) if isinstance(found, dict) else {}
     if attributes.get("state", "complete") != "complete":
         raise IncompleteStoreError(
-            f"The conversion into {name_of(store)} did not finish; run the same tdm convert again, and it goes on where it "
-            "stopped."
+            f"The conversion into {name_of(store)} did not finish; run the same tdm convert again, and it goes on "
+            "where it stopped."
         )
     schema = attributes.get("schema", SCHEMA)
     if not isinstance(schema, int) or schema > SCHEMA:
@@ -104,8 +110,14 @@ def open_store(store: StoreLike) -> xr.DataArray:
             coords[name] = flags.astype(bool)
     facts = {k: v for k, v in attributes.get("acquisition", {}).items() if k in FACTS}
     if "source" in attributes:
-        facts["source"] = str(attributes["source"].get("name"))
+        facts["source"] = source_name(attributes)
     return label_counts(as_dask(source), coords, facts)
+
+
+def source_name(attributes: Mapping[str, Any]) -> str:
+    """Name of the file that a store was converted from, as its attributes say."""
+    source = attributes.get("source")
+    return str(source.get("name")) if isinstance(source, Mapping) else "something unknown"
 
 
 def _read_variable(group: zarr.Group, name: str) -> xr.Variable | None:
@@ -130,9 +142,14 @@ def write_variable(group: zarr.Group, name: str, variable: xr.Variable) -> None:
 
 
 def create(
-    backend: Store, attributes: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype, codec: Codec, coords: dict[str, xr.Variable]
+    backend: Store,
+    attributes: dict[str, Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    codec: Codec,
+    coords: dict[str, xr.Variable],
 ) -> ShardedArray:
-    """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it again, ready for shards."""
+    """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it, ready for shards."""
     group = zarr.open_group(backend, mode="a", zarr_format=3, attributes={KEY: attributes}, use_consolidated=False)
     for name, variable in coords.items():
         write_variable(group, name, variable)
@@ -191,7 +208,9 @@ def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
     group = zarr.open_group(backend, mode="r+", use_consolidated=False)
     shape = group[COUNTS].shape  # type: ignore[union-attr]
     if shape != counts.shape:
-        raise StoreError(f"{name_of(store)} holds counts of shape {shape}, the calibrated ones have {counts.shape}; use the same.")
+        raise StoreError(
+            f"{name_of(store)} holds counts of shape {shape}, the calibrated ones have {counts.shape}; use the same."
+        )
     facts = {k: to_json(counts.attrs[k]) for k in FACTS if k in counts.attrs}
     with writing(name_of(store)):
         for name in (*DIMS, VALID_PIXELS, VALID_PATTERNS):
@@ -208,9 +227,8 @@ def stored_statistics(store: StoreLike) -> xr.Dataset | None:
     """
     group = zarr.open_group(resolve(store), mode="r")
     for name, gathered in GATHERED.items():
-        now, then = _read_variable(group, name), _read_variable(group, gathered)
-        now, then = (None if v is None or v.values.all() else v.values.astype(bool) for v in (now, then))
-        if (now is None) != (then is None) or not np.array_equal(now, then):
+        now, then = (_unusable(_read_variable(group, n)) for n in (name, gathered))
+        if now != then:
             return None
     variables = {n: _read_variable(group, n) for n in STATISTICS}
     if any(v is None for v in variables.values()):
@@ -220,6 +238,11 @@ def stored_statistics(store: StoreLike) -> xr.Dataset | None:
         variables[VALID_PATTERNS] = flags.astype(bool)
     coords = {d: _read_variable(group, d) for d in DIMS}
     return xr.Dataset(variables, {k: v for k, v in coords.items() if v is not None})
+
+
+def _unusable(flags: xr.Variable | None) -> list[int]:
+    """Flat positions of the elements that are not valid."""
+    return [] if flags is None else np.flatnonzero(~flags.values.astype(bool)).tolist()
 
 
 @dataclass(frozen=True)
@@ -232,8 +255,8 @@ class Verified:
 
     def __str__(self) -> str:
         return (
-            f"{self.shards} shards, {self.bytes_stored / 1e6:.1f} MB stored, {self.bytes_counts / 1e6:.1f} MB of counts: every "
-            "shard is present, every checksum right, every pattern's sum as converted."
+            f"{self.shards} shards, {self.bytes_stored / 1e6:.1f} MB stored, {self.bytes_counts / 1e6:.1f} MB of "
+            "counts: every shard is present, every checksum right, every pattern's sum as converted."
         )
 
 
@@ -258,12 +281,17 @@ def verify(store: StoreLike) -> Verified:
     backend = resolve(store)
     source = source_of(counts.data)
     if not isinstance(source, Shards):
-        raise StoreError(f"{name_of(store)} has a layout that carries no checksums of this package; convert it to verify it.")
+        raise StoreError(
+            f"{name_of(store)} has a layout that carries no checksums of this package; convert it to verify it."
+        )
     group = zarr.open_group(backend, mode="r")
-    totals, valid = (None if v is None else v.values for v in (_read_variable(group, n) for n in ("total_counts", GATHERED[VALID_PIXELS])))
+    stored = (_read_variable(group, name) for name in ("total_counts", GATHERED[VALID_PIXELS]))
+    totals, valid = (None if variable is None else variable.values for variable in stored)
     array = source.array
     tasks = [
-        dask.delayed(_verify_shard, pure=False)(array, shard, None if totals is None else totals[array.window(shard)[:2]], valid)
+        dask.delayed(_verify_shard, pure=False)(
+            array, shard, None if totals is None else totals[array.window(shard)[:2]], valid
+        )
         for shard in array.shards()
     ]
     results = dask.compute(*tasks)
@@ -275,23 +303,34 @@ def verify(store: StoreLike) -> Verified:
     return Verified(len(results), sum(results), counts.size * counts.dtype.itemsize)
 
 
-def _verify_shard(array: ShardedArray, shard: tuple[int, ...], totals: np.ndarray | None, valid: np.ndarray | None) -> int | str:
+def _verify_shard(
+    array: ShardedArray, shard: tuple[int, ...], totals: np.ndarray | None, valid: np.ndarray | None
+) -> int | str:
     """Stored bytes of a shard that is whole, or a sentence that says what is wrong with it."""
     window = array.window(shard)
     sums = None if totals is None else np.zeros(totals.shape, totals.dtype)
     try:
         for chunk in array.read_shard(shard):
             if sums is not None:
-                y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False))
+                y, x = (
+                    slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False)
+                )
                 sums[y, x] += pattern_totals(chunk.counts, None if valid is None else valid[chunk.ky, chunk.kx])
         index = array.read_index(shard)
     except CorruptStoreError as error:
         return str(error)
-    lengths = index[..., 1][array.overlapping(shard)]
+    lengths = index[..., 1][array.overlapping(shard) & (index[..., 1] != EMPTY)]
     if sums is not None and totals is not None:
-        same = np.array_equal(sums, totals) if totals.dtype.kind == "u" else np.allclose(sums, totals, rtol=1e-9, equal_nan=True)
+        same = (
+            np.array_equal(sums, totals)
+            if totals.dtype.kind == "u"
+            else np.allclose(sums, totals, rtol=1e-9, equal_nan=True)
+        )
         if not same:
-            return f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source again with overwrite."
+            return (
+                f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source again "
+                "with overwrite."
+            )
     return int(lengths.sum()) + array.index_bytes
 
 

@@ -76,8 +76,7 @@ def binary_template(
     for kind, plane in planes.items():
         if not plane.any():
             raise SiteError(
-                f'No probe position lies within {reach:g} angstrom of a site of "{kind}"; use a larger '
-                "radius."
+                f'No probe position lies within {reach:g} angstrom of a site of "{kind}"; use a larger radius.'
             )
     if all_name is not None:
         planes[all_name] = np.max(list(planes.values()), axis=0)
@@ -150,12 +149,8 @@ def _prepared(
     y, x = (np.asarray(counts.coords[dim].values, dtype=np.float64) for dim in SCAN)
     kinds, single = sites_by_kind(sites)
     if all_name is not None and (single or all_name in kinds):
-        why = (
-            "the sites have no kinds" if single else f"there is a kind of that name among {', '.join(kinds)}"
-        )
-        raise SiteError(
-            f'A template "{all_name}" of all kinds was asked for, but {why}; leave it out or rename it.'
-        )
+        why = "the sites have no kinds" if single else f"there is a kind of that name among {', '.join(kinds)}"
+        raise SiteError(f'A template "{all_name}" of all kinds was asked for, but {why}; leave it out or rename it.')
     slack = 1e-9 * (margin + float(np.ptp(y)) + float(np.ptp(x)))
     kept, dropped = {}, {}
     for kind, positions in kinds.items():
@@ -177,8 +172,7 @@ def _prepared(
         total = sum(len(positions) for positions in kinds.values())
         names = "" if single else " (" + ", ".join(f"{kind}: {n}" for kind, n in dropped.items()) + ")"
         warnings.warn(
-            f"{sum(dropped.values())} of {total} sites lie more than {limit} outside the scan and were "
-            f"dropped{names}.",
+            f"{sum(dropped.values())} of {total} sites lie more than {limit} outside the scan and were dropped{names}.",
             stacklevel=3,
         )
     return y, x, kept, single
@@ -194,10 +188,7 @@ def _discs(y: Array, x: Array, sites: Array, radius: float) -> Array:
         distance, _ = tree.query(points, distance_upper_bound=limit * (1 + 1e-9))
         plane[start : start + _TILE] = distance <= limit
     inside = sites[
-        (sites[:, 0] >= y.min())
-        & (sites[:, 0] <= y.max())
-        & (sites[:, 1] >= x.min())
-        & (sites[:, 1] <= x.max())
+        (sites[:, 0] >= y.min()) & (sites[:, 0] <= y.max()) & (sites[:, 1] >= x.min()) & (sites[:, 1] <= x.max())
     ]
     nearest = [_nearest(axis, inside[:, k]) for k, axis in enumerate((y, x))]
     plane[nearest[0], nearest[1]] = 1.0
@@ -222,9 +213,7 @@ def _gaussians(y: Array, x: Array, sites: Array, sigma: float) -> Array:
         for column in range(0, len(x), _TILE):
             xs = x[column : column + _TILE]
             near = here[(here[:, 1] >= xs.min() - reach) & (here[:, 1] <= xs.max() + reach)]
-            over_y, over_x = (
-                np.exp(-0.5 * ((axis - near[:, [k]]) / sigma) ** 2) for k, axis in enumerate((ys, xs))
-            )
+            over_y, over_x = (np.exp(-0.5 * ((axis - near[:, [k]]) / sigma) ** 2) for k, axis in enumerate((ys, xs)))
             plane[row : row + _TILE, column : column + _TILE] = over_y.T @ over_x
     return plane
 

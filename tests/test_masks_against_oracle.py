@@ -1,4 +1,4 @@
-"""Masks and images equal dense float64 NumPy for every shape, chunking, dtype, region, template number and scheduler."""
+"""Masks and images equal dense float64 NumPy for every shape, chunking, dtype, region and scheduler."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def as_labelled(counts, layout, tmp_path_factory, rng):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data(), scan=scans(), layout=st.sampled_from(LAYOUTS), scheduler=st.sampled_from(["synchronous", "threads"]))
+@given(
+    data=st.data(), scan=scans(), layout=st.sampled_from(LAYOUTS), scheduler=st.sampled_from(["synchronous", "threads"])
+)
 def test_masks_and_images_equal_the_oracle(data, scan, layout, scheduler, tmp_path_factory):
     counts, rng = scan
     ny, nx, nky, nkx = counts.shape

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def assert_read_once(store, path, fraction=1.0):
     assert len(ranges) == len(set(ranges))
     for key in {k for k, _, _ in ranges}:
         spans = sorted((a, b) for k, a, b in ranges if k == key)
-        assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False)), "a chunk was read twice"
+        assert all(first[1] <= second[0] for first, second in pairwise(spans)), "a chunk was read twice"
     stored = sum(p.stat().st_size for p in (path / "counts" / "c").rglob("*") if p.is_file())
     assert sum(b - a for _, a, b in ranges) <= 1.02 * fraction * stored
 
@@ -138,12 +139,10 @@ def test_a_crop_reads_only_its_chunks(counting, scan):
 
 
 def test_changed_counts_are_not_taken_for_the_file(counting, scan):
-    store, counts = counting
+    _, counts = counting
     doubled = (counts.astype(np.uint32) * 2).assign_attrs(counts.attrs)
     np.testing.assert_allclose(tdm.pixel_statistics(doubled)["mean"], 2 * scan[1].mean((0, 1)))
-    np.testing.assert_allclose(
-        tdm.pixel_statistics(counts.isel(y=slice(0, 20)))["mean"], scan[1][:20].mean((0, 1))
-    )
+    np.testing.assert_allclose(tdm.pixel_statistics(counts.isel(y=slice(0, 20)))["mean"], scan[1][:20].mean((0, 1)))
 
 
 def test_other_codecs_and_layouts_are_read_by_zarr_and_give_the_same_numbers(tmp_path, scan):
@@ -236,7 +235,9 @@ def test_memory_does_not_grow_with_the_scan(large_stores, job):
         # The process's own counter: every byte of every shard once per pass, and little else.
         assert passes * stored <= result["read"] <= passes * stored * 1.02 + 5e6
     growth = peaks[4] / peaks[1]
-    assert growth < 1.10, f"{job}: peak above the baseline {peaks[1] / 1e6:.0f} MB for 1 GB, {peaks[4] / 1e6:.0f} MB for 4 GB"
+    assert growth < 1.10, (
+        f"{job}: peak above the baseline {peaks[1] / 1e6:.0f} MB for 1 GB, {peaks[4] / 1e6:.0f} MB for 4 GB"
+    )
     assert peaks[4] < 400e6
 
 

@@ -1,0 +1,316 @@
+"""Lazy passes over the counts of a scan, as dask graphs of plain arrays.
+
+A pass reads inside its task: a task takes a run of consecutive tiles of the scan, feeds one block after another to a
+reduction, and returns only the partial result; these are merged in a tree. Where the counts are not an unchanged
+source, the same pass runs over the blocks of their dask array.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import DataNode, List, Task, TaskRef
+from dask.base import tokenize
+from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
+
+from .blocks import Block, InMemory, Source, Window, bounding_box, runs, source_of
+from .errors import CountsError
+from .reductions import Images, Masks, Moments, Reduction, State, Templates
+
+# Partial results that one task merges.
+SPLIT_EVERY = 8
+
+
+def run_pass(
+    reduction: Reduction,
+    source: Source,
+    window: Window,
+    used: np.ndarray | None,
+    pixels: np.ndarray | None,
+    operand: Any,
+    origin: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> State:
+    """The partial result of one task: read a window of the scan, add block after block.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    source : Source
+    window : (slice, slice)
+        Probe positions of the task, in the whole scan.
+    used, pixels : ndarray of bool, optional
+        Probe positions (of the window) and detector pixels (of the source) that are needed.
+    operand : object
+        Templates or masks, of the whole scan or detector.
+    origin : tuple of 4 int
+        Where the source begins in the scan and on the detector, when it is one block of a larger array.
+    """
+    state = reduction.start(window, used, operand)
+    local = tuple(slice(s.start - o, s.stop - o) for s, o in zip(window, origin, strict=False))
+    for block in source.blocks(local, used, pixels):  # type: ignore[arg-type]
+        y, x, ky, kx = (
+            slice(s.start + o, s.stop + o) for s, o in zip((block.y, block.x, block.ky, block.kx), origin, strict=True)
+        )
+        block_used = None
+        if used is not None:
+            block_used = used[
+                y.start - window[0].start : y.stop - window[0].start,
+                x.start - window[1].start : x.stop - window[1].start,
+            ]
+            if not block_used.any():
+                continue
+            if block_used.all():
+                block_used = None
+        reduction.add(state, Block(y, x, ky, kx, block.counts), block_used, operand)
+    return reduction.finish(state)
+
+
+def _run_on_array(
+    reduction: Reduction, array: np.ndarray, window: Window, used: Any, pixels: Any, operand: Any, origin: Any
+) -> State:
+    return run_pass(reduction, InMemory(array), window, used, pixels, operand, origin)
+
+
+def _merge_all(reduction: Reduction, states: list[State]) -> State:
+    return functools.reduce(reduction.merge, states[1:], dict(states[0]))
+
+
+def _join_all(reduction: Reduction, states: list[State]) -> State:
+    return functools.reduce(reduction.join, states[1:], dict(states[0]))
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Tasks of one pass, before they are merged: their layer, and their keys by place in the scan."""
+
+    name: str
+    layer: dict[Any, Any]
+    keys: dict[tuple[int, int], Any]
+    chunks: tuple[tuple[int, ...], tuple[int, ...]]
+    dependencies: list[Any]
+
+
+def _plan(
+    array: Any, reduction: Reduction, used: np.ndarray | None, pixels: np.ndarray | None, operand: Delayed | None
+) -> _Pass:
+    """One task for each run of tiles of a source, or for each block of a dask array; unneeded ones are left out."""
+    source = source_of(array)
+    name = "pass-" + tokenize(source if source is not None else array.name, reduction, used, pixels, operand)
+    argument = None if operand is None else TaskRef(operand.key)
+    layer: dict[Any, Any] = {}
+    keys: dict[tuple[int, int], Any] = {}
+    dependencies = [] if operand is None else [operand]
+    if source is not None:
+        fraction = 1.0 if pixels is None else max(pixels.mean(), 1e-3)
+        chunks = runs(source, float(fraction))
+        origin = f"source-{name}"
+        layer[origin] = DataNode(origin, source)
+        detector_chunks: tuple[tuple[int, ...], ...] = ((source.shape[2],), (source.shape[3],))
+    else:
+        dependencies.append(array)
+        chunks, detector_chunks = array.chunks[:2], array.chunks[2:]
+    edges = [list(pairwise([0, *np.cumsum(c).tolist()])) for c in (*chunks, *detector_chunks)]
+    for i, (y0, y1) in enumerate(edges[0]):
+        for j, (x0, x1) in enumerate(edges[1]):
+            window = (slice(y0, y1), slice(x0, x1))
+            here = None if used is None else used[window]
+            if here is not None:
+                if not here.any():
+                    continue
+                here = None if here.all() else here
+            parts = []
+            for k, (ky0, ky1) in enumerate(edges[2]):
+                for m, (kx0, kx1) in enumerate(edges[3]):
+                    wanted = None if pixels is None else pixels[ky0:ky1, kx0:kx1]
+                    if wanted is not None and not wanted.any():
+                        continue
+                    key = (name, i, j, k, m)
+                    if source is not None:
+                        task = Task(key, run_pass, reduction, TaskRef(origin), window, here, wanted, argument)
+                    else:
+                        block = TaskRef((array.name, i, j, k, m))
+                        task = Task(
+                            key, _run_on_array, reduction, block, window, here, wanted, argument, (y0, x0, ky0, kx0)
+                        )
+                    layer[key] = task
+                    parts.append(key)
+            keys[i, j] = parts[0]
+            if len(parts) > 1:
+                keys[i, j] = (f"join-{name}", i, j)
+                layer[keys[i, j]] = Task(keys[i, j], _join_all, reduction, List(*map(TaskRef, parts)))
+    return _Pass(name, layer, keys, chunks, dependencies)
+
+
+def _tree(name: str, layer: dict[Any, Any], keys: list[Any], reduction: Reduction) -> Any:
+    """Add the tasks that merge `keys` to one, a few at a time; gives the last key."""
+    level = 0
+    while len(keys) > 1 or level == 0:
+        merged = []
+        for n, first in enumerate(range(0, len(keys), SPLIT_EVERY)):
+            key = (f"merge-{name}", level, n)
+            group = List(*map(TaskRef, keys[first : first + SPLIT_EVERY]))
+            layer[key] = Task(key, _merge_all, reduction, group)
+            merged.append(key)
+        keys, level = merged, level + 1
+    return keys[0]
+
+
+def moments(
+    array: Any,
+    templates: Templates | Delayed | None,
+    used: np.ndarray | None,
+    pixels: np.ndarray | None,
+    n_templates: int = 0,
+) -> dict[str, Any]:
+    r"""Correlation of every detector pixel's image with templates, and its mean and standard deviation, in one read.
+
+    .. math:: \rho_{tj} = \frac{1}{n} \sum_i \hat S_{ti} \frac{d_{ij} - \bar d_j}{\sigma_j}
+
+    (eq. 3-5 of "Template-Derived Masks for 4D-STEM", with its 1/p).
+
+    Parameters
+    ----------
+    array : ndarray or dask array, shape (ny, nx, nky, nkx)
+    templates : Templates or Delayed of Templates, optional
+        As made by `prepare_templates`.
+    used : ndarray of bool, shape (ny, nx), optional
+        Probe positions that count. All by default.
+    pixels : ndarray of bool, shape (nky, nkx), optional
+        Detector pixels that count; all results are 0 at the others. All by default.
+    n_templates : int
+        Number of templates.
+
+    Returns
+    -------
+    dict
+        "n" (), "mean" (nky, nkx), "std" (nky, nkx) and "rho" (n_templates, nky, nkx): NumPy arrays if `array` is
+        one, else dask arrays that share one pass.
+
+    Raises
+    ------
+    CountsError
+        When computed, if counts that are used are NaN or infinite.
+    """
+    detector = array.shape[2:]
+    source = source_of(array)
+    if source is not None:
+        window = source.detector_window(pixels)
+    else:
+        window = (slice(0, detector[0]), slice(0, detector[1])) if pixels is None else bounding_box(pixels)
+    dtype = np.dtype(array.dtype)
+    reduction = Moments(window, exact=dtype.kind in "ub" and dtype.itemsize <= 2)
+    operand = None if templates is None else delayed(templates, pure=True, traverse=False)
+    plan = _plan(array, reduction, used, pixels, operand)
+    layer = plan.layer
+    merged = _tree(plan.name, layer, list(plan.keys.values()), reduction)
+    key = f"moments-{plan.name}"
+    layer[key] = Task(key, _moments_result, TaskRef(merged), reduction, detector, pixels)
+    result = Delayed(key, HighLevelGraph.from_collections(key, layer, plan.dependencies))
+    shapes = {"n": (), "mean": detector, "std": detector, "rho": (n_templates, *detector)}
+    if templates is None:
+        del shapes["rho"]
+    if isinstance(array, np.ndarray):
+        values = result.compute(scheduler="threads")
+        return {name: values[name] for name in shapes}
+    return {
+        name: da.from_delayed(
+            result[name],  # type: ignore[index]
+            shape,
+            dtype=np.int64 if name == "n" else np.float64,
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def _moments_result(state: State, reduction: Moments, detector: tuple[int, int], pixels: np.ndarray | None) -> State:
+    mean, variance, cross = reduction.mean_variance_cross(state)
+    inside = np.ones(mean.shape, bool) if pixels is None else pixels[reduction.pixels]
+    bad = inside & ~(np.isfinite(mean) & np.isfinite(variance) & np.isfinite(cross).all(0))
+    if bad.any():
+        raise CountsError(
+            f"The counts of {int(bad.sum())} detector pixels hold NaN or infinity; mark these pixels or patterns as "
+            "not valid, or leave them out by a region."
+        )
+    std = np.sqrt(np.where(inside, variance, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = np.where(std > 0, cross / (state["n"] * std), 0.0)
+    result = {"n": np.asarray(state["n"], np.int64)}
+    for name, part in (("mean", np.where(inside, mean, 0.0)), ("std", std), ("rho", np.clip(rho, -1.0, 1.0))):
+        result[name] = np.zeros((*part.shape[:-2], *detector))
+        result[name][(..., *reduction.pixels)] = part
+    return result
+
+
+def lazily(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` of arrays, now where all are in memory, else as a Delayed on whole dask arrays.
+
+    The blocks' own keys are used: `dask.delayed` would optimise each argument apart, and one pass become several.
+    """
+    if not any(isinstance(a, da.Array) for a in arguments):
+        return function(*arguments)
+    key = f"{function.__name__}-" + tokenize(*arguments)
+    whole = [a.rechunk(a.shape) if isinstance(a, da.Array) else a for a in arguments]
+    values = [TaskRef((a.name, *(0,) * a.ndim)) if isinstance(a, da.Array) else a for a in whole]
+    lazy = [a for a in whole if isinstance(a, da.Array)]
+    layer: dict[Any, Any] = {key: Task(key, function, *values)}
+    return Delayed(key, HighLevelGraph.from_collections(key, layer, lazy))  # type: ignore[arg-type]
+
+
+def images(array: Any, masks: Masks | Delayed, n_masks: int, used: np.ndarray | None) -> Any:
+    """Images of any number of masks in one read, float64 of shape (n_masks, ny, nx); NaN where a probe is not used.
+
+    Parameters
+    ----------
+    array : ndarray or dask array, shape (ny, nx, nky, nkx)
+    masks : Masks or Delayed of Masks
+        With masks at hand, only blocks of counts that a weight touches are read.
+    n_masks : int
+    used : ndarray of bool, shape (ny, nx), optional
+
+    Raises
+    ------
+    CountsError
+        When computed, if counts under a mask are NaN or infinite.
+    """
+    pixels = None
+    if isinstance(masks, Masks):
+        pixels = np.asarray(masks.weights.any(0))
+        if not pixels.any():  # the images are constants, whatever the counts
+            pixels[0, 0] = True
+    operand = delayed(masks, pure=True, traverse=False)
+    plan = _plan(array, Images(), used, pixels, operand)
+    layer = plan.layer
+    name = f"images-{plan.name}"
+    edges = [list(pairwise([0, *np.cumsum(c).tolist()])) for c in plan.chunks]
+    for i, (y0, y1) in enumerate(edges[0]):
+        for j, (x0, x1) in enumerate(edges[1]):
+            here = None if used is None else used[y0:y1, x0:x1]
+            state = TaskRef(plan.keys[i, j]) if (i, j) in plan.keys else None
+            key = (name, 0, i, j)
+            layer[key] = Task(key, _images_result, state, TaskRef(operand.key), here, (y1 - y0, x1 - x0))
+    graph = HighLevelGraph.from_collections(name, layer, plan.dependencies)
+    result = da.Array(graph, name, ((n_masks,), *plan.chunks), dtype=np.float64)
+    return result.compute(scheduler="threads") if isinstance(array, np.ndarray) else result
+
+
+def _images_result(state: State | None, masks: Masks, used: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    if state is None:
+        return np.full((len(masks.weights), *shape), np.nan)
+    out = state["images"]
+    bad = ~np.isfinite(out)
+    if bad.any():
+        raise CountsError(
+            f"The counts under the mask hold NaN or infinity at {int(bad.any(0).sum())} probe positions; mark these "
+            "pixels or patterns as not valid, or set their weights to 0."
+        )
+    out = out - masks.offsets[:, None, None]
+    if used is not None:
+        out[:, ~used] = np.nan
+    return out
