@@ -173,7 +173,7 @@ class RawFrames(Source):
     def _fill(self, descriptor: int, buffer: np.ndarray, position: int) -> None:
         done = 0
         while done < len(buffer):
-            n = os.preadv(descriptor, [memoryview(buffer[done:])], position + done)
+            n = os.preadv(descriptor, [buffer[done:].data], position + done)
             if n == 0:
                 raise SourceError(
                     f"{self.path} ended at byte {position + done} while byte {position + len(buffer)} was being read; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from .session import WRONG, Output, complain, run
+from .session import STOPPED, WRONG, Output, complain, run
 
 if TYPE_CHECKING:
     from .progress import Stage
@@ -109,12 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = tdm.main(args=arguments, prog_name="tdm", standalone_mode=False)
     except click.Abort:
-        code = complain("Stopped.", 130)
+        code = complain("Stopped.", STOPPED)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tdm"
         found = error.format_message().replace(". Did you mean", ", did you mean").rstrip(".?")
         code = complain(f"{found}; see {command} --help.", WRONG)
+    if code == STOPPED and arguments is None:
+        # Threads still in a kernel, and event loops cut short, would hold up or spoil an orderly end.
+        sys.stderr.flush()
+        os._exit(STOPPED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

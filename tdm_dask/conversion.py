@@ -108,41 +108,24 @@ def convert(
     """
     if compression not in COMPRESSIONS:
         raise InputError(f"The compression is {compression!r}; expected one of {list(COMPRESSIONS)}.")
-    layout = {
-        "scan_shape": scan_shape,
-        "detector_shape": detector_shape,
-        "dtype": dtype,
-        "offset": offset or None,
-        "gap": gap or None,
-    }
+    layout = {"scan_shape": scan_shape, "frame": frame, "detector_shape": detector_shape, "dtype": dtype}
+    layout |= {"offset": offset or None, "gap": gap or None}
+    given = {name: value for name, value in layout.items() if value is not None}
     metadata: dict[str, Any] = {}
     if isinstance(source, xr.DataArray):
-        given = [name for name, value in {**layout, "frame": frame}.items() if value is not None]
         if given:
-            raise InputError(f"{given[0]} describes a file, but labelled counts were given; leave it out.")
+            raise InputError(f"{min(given)} describes a file, but labelled counts were given; leave it out.")
         counts, path = check_counts(source), None
-        description = {
-            "name": str(source.attrs.get("source", "counts in memory")),
-            "reader": "xarray",
-            **_fingerprint(source.data),
-        }
+        name = str(source.attrs.get("source", "counts in memory"))
+        description = {"name": name, "reader": "xarray", **_fingerprint(counts.data)}
     else:
-        file = open_vendor(
-            source,
-            scan_shape=scan_shape,
-            frame=frame,
-            detector_shape=detector_shape,
-            dtype=dtype,
-            offset=offset,
-            gap=gap,
-        )
+        file = open_vendor(source, **given)
         counts, path = label_vendor(file), file.data_path
-        layout["dtype"] = None if dtype is None else np.dtype(dtype).str
         description = {**file.identity, "reader": file.reader, "frame": frame, "findings": list(file.findings)}
         metadata = file.metadata
     if counts.dtype.kind == "f" and counts.dtype.itemsize not in (4, 8):
         raise CountsError(f"The counts have dtype {counts.dtype}; convert them to float32 or float64 first.")
-    whole = counts.shape
+    whole_shape = counts.shape
     coords: dict[str, Any] = {}
     attrs = {}
     if scan_step is not None:
@@ -166,7 +149,8 @@ def convert(
                 "dtype": str(counts.dtype.newbyteorder("=")),
                 "compression": compression,
                 "crop": {d: [s.start, s.stop] for d, s in crop.items()} if crop else None,
-                "from": {**layout, "shape": whole},
+                "whole": whole_shape,
+                "layout": {"dtype": None if dtype is None else np.dtype(dtype).str, "offset": offset, "gap": gap},
                 "labels": _digest(counts, attrs if path else facts),
             },
             "versions": {p: importlib.metadata.version(p) for p in ("tdm-dask", "zarr", "numcodecs", "rosettasciio")},
@@ -319,7 +303,8 @@ def _complete(backend: Store, job: Job) -> None:
         flush(array.store, array.key(shard))
         totals[array.window(shard)[:2]] = sums.pop("pattern_totals")
         np.maximum(maximum, sums.pop("maximum"), out=maximum)
-        states = [reduce(moments.merge, [*states, sums])] if sums["n"] else states
+        with np.errstate(invalid="ignore"):
+            states = [reduce(moments.merge, [*states, sums])] if sums["n"] else states
     check_unchanged(job)
     mean, variance, _ = moments.mean_variance_cross(states[0])
     # NaN stays NaN: a pixel that held some has no mean.
@@ -351,7 +336,6 @@ def _sweep(backend: Store) -> None:
 
 def _sweep_partial(backend: Store) -> None:
     """Remove temporary files of a writer that was killed."""
-    if isinstance(backend, LocalStore):
-        for path in Path(backend.root).rglob("*.partial"):
-            if _PARTIAL.search(path.name):
-                path.unlink(missing_ok=True)
+    for key in list_keys(backend, ""):
+        if _PARTIAL.search(key):
+            sync(backend.delete(key))

@@ -77,8 +77,10 @@ def convert_shard(job: Job | Here, shard: tuple[int, ...], block: np.ndarray | N
         np.maximum(tile, rows.max(0, initial=lowest(array.dtype)), out=tile)
         totals[y, x] += pattern_totals(counts, None if job.valid is None else job.valid[chunk.ky, chunk.kx])
 
-    data = array.encode_shard(shard, block, visit)
-    sums = {**moments.finish(state), "maximum": maximum, "pattern_totals": totals, "stored_bytes": len(data)}
+    with np.errstate(invalid="ignore"):  # counts may hold NaN: then so do the sums
+        data = array.encode_shard(shard, block, visit)
+        finished = moments.finish(state)
+    sums = {**finished, "maximum": maximum, "pattern_totals": totals, "stored_bytes": len(data)}
     with writing(name_of(array.store)):
         durable_put(array.store, job.sidecar(shard), _pack(sums))
         put(array.store, array.key(shard), data)

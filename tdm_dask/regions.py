@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,10 @@ def crop(counts: xr.DataArray, **windows: slice) -> xr.DataArray:
         window = windows.get(str(dim), slice(None))
         if not isinstance(window, slice) or window.step not in (None, 1):
             raise RegionError(f"The window of {dim} is {window!r}; expected a slice without a step.")
-        start, stop, _ = window.indices(size)
+        try:
+            start, stop, _ = window.indices(size)
+        except TypeError:
+            raise RegionError(f"The window of {dim} is {window!r}; expected whole numbers of elements.") from None
         if stop <= start:
             raise RegionError(
                 f"The window {window.start}:{window.stop} of {dim} is empty; the axis has {size} elements."
@@ -75,9 +79,9 @@ def bin(counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int 
     Returns
     -------
     DataArray
-        Lazy as the counts are. Unsigned integers become wide enough for the sum (uint32, or uint64 from 32-bit
-        counts); coordinates are means. Invalid pixels and patterns count as 0, and a sum is valid only where all
-        that went into it are.
+        Lazy as the counts are. Integers become wide enough for the sum (uint32 where that holds it, else uint64 or
+        int64; float64 for what no integer holds); coordinates are means. Invalid pixels and patterns count as 0, and a
+        sum is valid only where all that went into it are.
 
     Raises
     ------
@@ -95,11 +99,15 @@ def bin(counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int 
     counts = check_counts(counts)
     factors: dict[str, int] = {}
     for dims, value, name in ((SCAN, scan, "scan"), (DETECTOR, detector, "detector")):
-        pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+        pair = tuple(value) if isinstance(value, Iterable) else (value, value)
         if len(pair) != 2:
             raise RegionError(f"The {name} binning is {value!r}; expected one integer or two.")
         for dim, factor in zip(dims, pair, strict=True):
-            if not isinstance(factor, (int, np.integer)) or not 1 <= factor <= counts.sizes[dim]:
+            if (
+                isinstance(factor, bool)
+                or not isinstance(factor, (int, np.integer))
+                or not 1 <= factor <= counts.sizes[dim]
+            ):
                 raise RegionError(
                     f"The binning of {dim} is {factor!r}; expected an integer from 1 to {counts.sizes[dim]}, its size."
                 )
@@ -114,15 +122,21 @@ def bin(counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int 
             valid = counts.coords[name].drop_vars([VALID_PIXELS, VALID_PATTERNS], errors="ignore")
             values = values.where(valid, np.zeros((), counts.dtype)).astype(counts.dtype)
             flags[name] = _blocks(valid, {d: f for d, f in factors.items() if d in valid.dims}, "all")
-    if counts.dtype.kind in "ub":
-        values = values.astype(np.uint32 if counts.dtype.itemsize <= 2 else np.uint64)
-    elif counts.dtype.kind == "i":
-        values = values.astype(np.int64)
+    values = values.astype(_dtype_of_sums(counts.dtype, math.prod(factors.values())))
     summed = _blocks(values, factors, "sum").astype(values.dtype).assign_coords(flags)
     for dim in DIMS:
         summed.coords[dim].attrs.update(counts.coords[dim].attrs)
     summed.attrs = _rescaled(counts.attrs, factors)
     return summed.rename(counts.name)
+
+
+def _dtype_of_sums(dtype: np.dtype, terms: int) -> np.dtype:
+    """A dtype that holds every sum of that many counts."""
+    if dtype.kind == "f":
+        return dtype
+    largest = terms * (1 if dtype.kind == "b" else int(np.iinfo(dtype).max) + (dtype.kind == "i"))
+    wide = (np.int64,) if dtype.kind == "i" else (np.uint32, np.uint64)
+    return np.dtype(next((w for w in wide if largest <= np.iinfo(w).max), np.float64))
 
 
 def _blocks(array: xr.DataArray, factors: Mapping[str, int], how: str) -> xr.DataArray:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,25 +59,45 @@ def run(
 
     bars = ProgressBars(enabled=False if as_json else None)
     notes: list[str] = []
+    interrupted = threading.Event()
     try:
         with (
+            _interrupts(interrupted),
             _notes(notes, debug),
             use_scheduler(scheduler, workers, memory, announce=bars.enabled),
             bars,
         ):
             output = work(bars.stage)
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        return complain(f"Stopped; {_kept(bars.finished)} Run the same command again to go on.", STOPPED)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
+        # Code in C may turn the interrupt into an error of its own.
+        if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+            return complain(f"Stopped; {_kept(bars.finished)} Run the same command again to go on.", STOPPED)
         return complain(*_sentence(error, bars.finished))
     for note in notes:
         print(f"tdm: note: {note}", file=sys.stderr)
     click.echo(json.dumps(output.data, indent=2, ensure_ascii=False, default=str) if as_json else output.text)
     return DONE
+
+
+@contextmanager
+def _interrupts(interrupted: threading.Event) -> Iterator[None]:
+    """Remember that Ctrl-C was pressed; signals reach the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Codec:
     def decode(self, data: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` from the stored bytes; ValueError where the checksum or the length is wrong."""
         if self.checksum:
-            if len(data) < _CRC or google_crc32c.value(data[:-_CRC]) != int.from_bytes(data[-_CRC:].tobytes(), "little"):
+            if len(data) < _CRC or not _checksum_is_right(data):
                 raise ValueError("its checksum is wrong")
             data = data[:-_CRC]
         flat = out.reshape(-1).view(np.uint8)
@@ -86,6 +86,10 @@ class Codec:
                 raise ValueError(f"it has {len(data)} bytes instead of {len(flat)}")
         except RuntimeError as error:
             raise ValueError(f"it cannot be decompressed ({error})") from None
+
+
+def _checksum_is_right(data: np.ndarray) -> bool:
+    return google_crc32c.value(data[:-_CRC]) == int.from_bytes(data[-_CRC:].tobytes(), "little")
 
 
 _BLOSC_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
@@ -127,12 +131,12 @@ def choose_shards(
     area = max(1.0, inner_bytes / (side * side * itemsize))
     tiles = [max(1, round(n / math.sqrt(area))) for n in (nky, nkx)]
     ky, kx = (-(-n // t) for n, t in zip((nky, nkx), tiles, strict=True))
-    inner_probes = max(1, inner_bytes // (ky * kx * itemsize))
+    detector_bytes = ky * tiles[0] * kx * tiles[1] * itemsize
+    inner_probes = max(1, min(inner_bytes // (ky * kx * itemsize), shard_bytes // detector_bytes))
     x = min(nx, max(1, math.isqrt(inner_probes)))
     y = min(ny, max(1, inner_probes // x))
     x = min(nx, max(x, inner_probes // y))
     shard = [y, x]
-    detector_bytes = ky * tiles[0] * kx * tiles[1] * itemsize
     # Double the shorter side while the shard stays within its size.
     while shard[0] * shard[1] * 2 * detector_bytes <= shard_bytes and (shard[0] < ny or shard[1] < nx):
         grow_y = shard[0] < ny and (shard[0] <= shard[1] or shard[1] >= nx)
@@ -188,9 +192,7 @@ class ShardedArray:
 
     def window(self, shard: Sequence[int]) -> tuple[slice, ...]:
         """The part of the array that a shard covers, without what overhangs."""
-        return tuple(
-            slice(i * s, min((i + 1) * s, n)) for i, s, n in zip(shard, self.shard, self.shape, strict=True)
-        )
+        return tuple(slice(i * s, min((i + 1) * s, n)) for i, s, n in zip(shard, self.shard, self.shape, strict=True))
 
     def describe(self, shard: Sequence[int]) -> str:
         """A shard in words: its key and its probe positions."""
@@ -202,14 +204,14 @@ class ShardedArray:
         data = get(self.store, self.key(shard), SuffixByteRequest(self.index_bytes))
         if data is None:
             raise CorruptStoreError(
-                f"The {self.describe(shard)} is missing from {self.store}; convert the source again with overwrite to restore it."
+                f"The {self.describe(shard)} is missing from {self.store}; convert the source again with overwrite."
             )
         if len(data) < self.index_bytes:
             raise self._damaged(shard, f"it has only {len(data)} bytes")
         return self._parse_index(data, shard)
 
     def _parse_index(self, data: np.ndarray, shard: Sequence[int]) -> np.ndarray:
-        if google_crc32c.value(data[:-_CRC]) != int.from_bytes(data[-_CRC:].tobytes(), "little"):
+        if not _checksum_is_right(data):
             raise self._damaged(shard, "the checksum of its index is wrong, as after truncation")
         return data[:-_CRC].view("<u8").astype(np.uint64).reshape(*self.inner_grid, 2)
 
@@ -274,8 +276,8 @@ class ShardedArray:
     def _place(self, shard: Sequence[int], chunk: Sequence[int], buffer: np.ndarray) -> InnerChunk:
         starts = [int(i * s + k * c) for i, s, k, c in zip(shard, self.shard, chunk, self.inner, strict=True)]
         sizes = [min(c, n - start) for c, n, start in zip(self.inner, self.shape, starts, strict=True)]
-        slices = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-        return InnerChunk(*slices, counts=buffer[tuple(slice(0, size) for size in sizes)])
+        y, x, ky, kx = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+        return InnerChunk(y, x, ky, kx, buffer[tuple(slice(0, size) for size in sizes)])
 
     def encode_shard(
         self, shard: Sequence[int], counts: np.ndarray, visit: Callable[[InnerChunk], None] | None = None
@@ -346,13 +348,18 @@ def sharded_array(array: zarr.Array) -> ShardedArray | None:
     return ShardedArray(
         store=array.store_path.store,
         path=array.store_path.path,
-        shape=array.shape,
+        shape=_four(array.shape),
         dtype=np.dtype(array.dtype).newbyteorder("="),
-        inner=array.chunks,
-        shard=array.shards,
+        inner=_four(array.chunks),
+        shard=_four(array.shards),
         codec=codec,
         fill_value=array.fill_value,
     )
+
+
+def _four(values: Sequence[int]) -> tuple[int, int, int, int]:
+    y, x, ky, kx = values
+    return y, x, ky, kx
 
 
 def _little(codec: Any) -> bool:
@@ -391,4 +398,3 @@ def _joined(offsets: np.ndarray, lengths: np.ndarray) -> Iterator[range]:
         ):
             yield range(start, n)
             start = n
-

@@ -328,8 +328,8 @@ def _verify_shard(
         )
         if not same:
             return (
-                f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source again "
-                "with overwrite."
+                f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source "
+                "again with overwrite."
             )
     return int(lengths.sum()) + array.index_bytes
 

@@ -22,11 +22,7 @@ def soft_disk(shape, centre, radius, *, width=0.35, aspect=1.0):
     """A disk with tails and a hole in its middle, made without the code under test; radius along kx."""
     y, x = np.indices(shape)
     r = np.hypot((y - centre[0]) * aspect, x - centre[1])
-    body = (
-        1
-        / (1 + np.exp(np.minimum((r - radius) / width, 50)))
-        * (1 - 0.3 * np.exp(-((r / (0.4 * radius)) ** 2)))
-    )
+    body = 1 / (1 + np.exp(np.minimum((r - radius) / width, 50))) * (1 - 0.3 * np.exp(-((r / (0.4 * radius)) ** 2)))
     return 100 * body + 1.5 / (1 + np.exp((r - radius) / (0.3 * radius)))
 
 
@@ -248,9 +244,7 @@ def test_data_is_read_for_the_mean_pattern():
 
 
 def test_facts_dose_and_history_are_recorded():
-    first = calibrate(
-        counts_of(PATTERN), semi_angle=25, energy="200 kV", pacbed=PATTERN, counts_per_electron=1
-    )
+    first = calibrate(counts_of(PATTERN), semi_angle=25, energy="200 kV", pacbed=PATTERN, counts_per_electron=1)
     second = calibrate(first, scan_step=("30 pm", 0.5), rotation=3, transpose=False, flip=True)
     assert second.attrs["electrons_per_probe"] == pytest.approx(PATTERN.sum())
     assert second.attrs["electrons_per_square_angstrom"] == pytest.approx(PATTERN.sum() / 0.15)

@@ -169,9 +169,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    "arguments", WRONG, ids=lambda arguments: " ".join(map(str, arguments[:1] + arguments[2:]))
-)
+@pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: " ".join(map(str, arguments[:1] + arguments[2:])))
 def test_a_wrong_request_is_one_sentence_and_exit_code_2(arguments, run, tmp_path, converted):
     (tmp_path / "broken.mib").write_bytes(SAMPLE.read_bytes()[:10_000])
     before = sorted(tmp_path.iterdir())
@@ -302,6 +300,33 @@ def test_bars_count_the_tasks_of_a_cluster():
         dask.compute(*tasks)
     bar = bars._progress.tasks[0]
     assert bar.completed == bar.total >= 7
+
+
+def test_a_lost_worker_is_named_as_such():
+    code = "import os; os._exit(1)"
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        pytest.raises(WorkerLostError, match="finished stages are kept"),
+        scheduler(workers=1, memory="1GiB", announce=False),
+    ):
+        dask.delayed(exec)(code).compute()
+
+
+def test_a_scheduler_file_joins_its_cluster(tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+        path = tmp_path / "scheduler.json"
+        path.write_text(json.dumps(cluster.scheduler.identity()), encoding="utf-8")
+        with scheduler(str(path), announce=False) as client:
+            assert client.scheduler.address == cluster.scheduler_address
+            assert dask.delayed(sum)([1, 2]).compute() == 3
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch):
+    monkeypatch.setattr("tdm_dask.cluster.CONNECT_SECONDS", 1)
+    with pytest.raises(InputError, match="No dask scheduler answers"), scheduler("tcp://127.0.0.1:1"):
+        pass
 
 
 def test_without_a_request_threads_compute():

@@ -120,8 +120,8 @@ def test_the_demo_keeps_the_columns_as_far_apart_as_the_sample_allows(demo):
 
 
 def test_results_are_readable_by_plain_xarray(demo):
-    masks = xr.open_zarr(demo.results / "masks", consolidated=False)
-    images = xr.open_zarr(demo.results / "images", consolidated=False)
+    masks = xr.open_zarr(demo.results, group="masks", consolidated=False)
+    images = xr.open_datatree(demo.results, engine="zarr", consolidated=False)["images"]
     np.testing.assert_array_equal(masks["mask"], demo.masks["mask"])
     assert images["image"].dims == ("template", "y", "x")
     assert images.x.attrs["units"] == "angstrom"
@@ -173,6 +173,25 @@ def test_results_of_another_recipe_are_replaced_only_on_request(tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     second = run_recipe(other, out, overwrite=True)
     assert float(abs(second.masks["mask"]).sum()) < float(abs(first.masks["mask"]).sum())
+
+
+def test_counts_are_not_converted_again_for_a_recipe_that_was_mended(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError):
+        run_recipe(asking(), out, stage=Stages(fail="correlate"))
+    shards = {path: path.stat().st_mtime_ns for path in (out / "counts.zarr" / "counts" / "c").rglob("*")}
+    result = run_recipe(asking(calibration={"semi_angle": 20.0, "scan_step": 0.3225}), out)
+    assert {path: path.stat().st_mtime_ns for path in (out / "counts.zarr" / "counts" / "c").rglob("*")} == shards
+    assert result.counts.attrs["semi_angle_mrad"] == 20.0
+    np.testing.assert_array_equal(tdm.open(result.store).kx, result.counts.kx)
+
+
+def test_a_calibration_that_the_recipe_no_longer_has_is_gone(tmp_path):
+    out = tmp_path / "out"
+    run_recipe(asking(calibration={"semi_angle": 23.5, "scan_step": 0.3225, "energy": "200 keV"}), out)
+    result = run_recipe(asking(), out, overwrite=True)
+    assert "energy_eV" not in result.counts.attrs
+    assert "energy_eV" not in tdm.open(result.store).attrs
 
 
 def test_a_store_of_the_users_is_read_and_not_changed(tmp_path, demo):
@@ -261,6 +280,7 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(change, error, sentence, tmp_
         run_recipe(asking(**change), tmp_path / "out")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "counts.zarr").exists()
     assert not (tmp_path / "out" / "results.zarr").exists()
 
 

@@ -20,9 +20,7 @@ PROBES, PIXELS = 42, 38
 def raw_frames() -> np.ndarray:
     """The counts by the format's definition: 384 bytes of header, big-endian rows, the bottom row first."""
     frame = np.dtype([("header", "S384"), ("counts", ">u2", (PIXELS, PIXELS))])
-    return np.fromfile(DATA / "lifepo4_001.mib", frame)["counts"][:, ::-1].reshape(
-        PROBES, PROBES, PIXELS, PIXELS
-    )
+    return np.fromfile(DATA / "lifepo4_001.mib", frame)["counts"][:, ::-1].reshape(PROBES, PROBES, PIXELS, PIXELS)
 
 
 def test_the_sample_takes_at_most_six_megabytes():

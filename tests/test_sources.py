@@ -152,9 +152,7 @@ def test_merlin_scan_shape_goes_before_the_header_and_says_so(tmp_path, counts):
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4), (12, 2), (1, 1)])
 def test_merlin_frames_that_do_not_fill_the_scan_are_refused(tmp_path, counts, shape):
     path = write_mib(tmp_path / "scan.mib", counts)
-    with pytest.raises(
-        ScanShapeError, match=rf"12 frames.*{shape[0] * shape[1]} probe positions.*such as \("
-    ):
+    with pytest.raises(ScanShapeError, match=rf"12 frames.*{shape[0] * shape[1]} probe positions.*such as \("):
         open_vendor(path, scan_shape=shape)
 
 
@@ -176,9 +174,7 @@ def test_shapes_that_keep_the_declared_lines_are_suggested_first(tmp_path):
 def test_merlin_truncated_last_frame_is_refused(tmp_path, counts):
     path = write_mib(tmp_path / "scan.mib", counts, hdr=merlin_hdr(12, 4, 3, 4))
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(
-        ScanShapeError, match="11 frames of 444 bytes and 437 bytes of another; the file is truncated"
-    ):
+    with pytest.raises(ScanShapeError, match="11 frames of 444 bytes and 437 bytes of another; the file is truncated"):
         open_vendor(path)
 
 
@@ -356,9 +352,7 @@ def test_empad_reads_pixels_without_the_spare_rows(tmp_path):
 
 
 def test_empad_scan_step_is_unknown_where_search_and_acquire_differ(tmp_path):
-    header = write_empad(
-        tmp_path / "scan.xml", random_counts((1, 2, 128, 128), "f4"), search=0.8, acquire=0.6
-    )
+    header = write_empad(tmp_path / "scan.xml", random_counts((1, 2, 128, 128), "f4"), search=0.8, acquire=0.6)
     file = open_vendor(header)
     assert file.scan_step is None
     assert any("more than one scan size" in finding for finding in file.findings)
@@ -406,9 +400,7 @@ def test_real_empad_headers_open_with_their_raw_files(shared, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", ">i4", "<f4", ">f8"])
-@pytest.mark.parametrize(
-    ("offset", "gap", "last_gap"), [(0, 0, True), (13, 0, True), (0, 6, True), (512, 7, False)]
-)
+@pytest.mark.parametrize(("offset", "gap", "last_gap"), [(0, 0, True), (13, 0, True), (0, 6, True), (512, 7, False)])
 def test_raw_binary_reads_every_count(tmp_path, dtype, offset, gap, last_gap):
     counts = random_counts((3, 4, 6, 5), dtype)
     path = write_raw(tmp_path / "scan.raw", counts, offset=offset, gap=gap, last_gap=last_gap)
@@ -537,9 +529,7 @@ def test_numpy_file_of_the_wrong_size_is_refused(tmp_path, counts):
 LENGTHS = [{"units": "nm", "scale": 0.03}, {"units": "Å", "scale": 0.32}]
 ANGLES = [{"units": "mrad", "scale": 1.2}, {"units": "rad", "scale": 0.002}]
 RECIPROCALS = [{"units": "1/nm", "scale": 0.1}, {"units": "1/Å", "scale": 0.02}]
-TEM = {
-    "Acquisition_instrument": {"TEM": {"beam_energy": 200.0, "convergence_angle": 23.5, "beam_current": 0.05}}
-}
+TEM = {"Acquisition_instrument": {"TEM": {"beam_energy": 200.0, "convergence_angle": 23.5, "beam_current": 0.05}}}
 
 
 def write_hspy(path, counts, axes=None, metadata=None, **options):
@@ -579,9 +569,7 @@ def test_hyperspy_chunks_and_compression_do_not_matter(tmp_path, compression, ch
 def test_hyperspy_reciprocal_axes_become_angles_at_known_energy(tmp_path, counts):
     path = write_hspy(tmp_path / "scan.hspy", counts, LENGTHS + RECIPROCALS, TEM)
     wavelength = 0.025079  # angstrom, 200 keV, tabulated
-    assert open_vendor(path).pixel_size == pytest.approx(
-        (0.01 * wavelength * 1e3, 0.02 * wavelength * 1e3), rel=1e-4
-    )
+    assert open_vendor(path).pixel_size == pytest.approx((0.01 * wavelength * 1e3, 0.02 * wavelength * 1e3), rel=1e-4)
     path = write_hspy(tmp_path / "blind.hspy", counts, LENGTHS + RECIPROCALS)
     file = open_vendor(path)
     assert file.pixel_size is None
@@ -592,9 +580,7 @@ def test_hyperspy_reciprocal_axes_become_angles_at_known_energy(tmp_path, counts
     "axis", [{"units": "nm", "scale": 0.0}, {"units": "nm", "scale": -1.0}, {"units": "", "scale": 2.0}, {}]
 )
 def test_hyperspy_axes_without_a_step_are_unknown(tmp_path, counts, axis):
-    path = write_hspy(
-        tmp_path / "scan.hspy", counts, [axis, LENGTHS[1], ANGLES[0], {"units": "px", "scale": 1.0}]
-    )
+    path = write_hspy(tmp_path / "scan.hspy", counts, [axis, LENGTHS[1], ANGLES[0], {"units": "px", "scale": 1.0}])
     file = open_vendor(path)
     assert file.scan_step is None
     assert file.pixel_size is None
@@ -805,9 +791,7 @@ def write_master(path, parts, *, mask=None):
         for i, part in enumerate(parts, 1):
             name = f"{path.stem}_data_{i:06d}.h5"
             with h5py.File(path.parent / name, "w") as linked:
-                linked.create_dataset(
-                    "entry/data/data", data=part, chunks=(1, *part.shape[1:]), compression="gzip"
-                )
+                linked.create_dataset("entry/data/data", data=part, chunks=(1, *part.shape[1:]), compression="gzip")
             data[f"data_{i:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
         detector = file.create_group("entry/instrument/detector")
         detector["count_time"] = 9.95e-5

@@ -84,9 +84,7 @@ def test_kinds_make_a_template_dim_in_their_order():
     template = gaussian_template(counts, sites, sigma=0.35, all_name="all")
     assert template.dims == ("template", "y", "x")
     assert list(template.template.values) == ["P+O", "Li", "all"]
-    assert template.sel(template="Li", drop=True).values == pytest.approx(
-        gaussians(counts, sites["Li"], 0.35)
-    )
+    assert template.sel(template="Li", drop=True).values == pytest.approx(gaussians(counts, sites["Li"], 0.35))
     both = sites["P+O"] + sites["Li"]
     assert template.sel(template="all").values == pytest.approx(gaussians(counts, both, 0.35))
     binary = binary_template(counts, sites, radius=0.4, all_name="every")
@@ -242,10 +240,7 @@ def test_templates_of_the_simulated_crystal_repeat_with_it(simulated):
     counts, meta = simulated("lifepo4_001_40nm.npz")
     cell = np.array(meta["periodic_cell_angstrom"])
     images = [cell * (i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    sites = {
-        k: np.concatenate([np.array(v) + s for s in images])
-        for k, v in meta["atom_columns_angstrom_yx"].items()
-    }
+    sites = {k: np.concatenate([np.array(v) + s for s in images]) for k, v in meta["atom_columns_angstrom_yx"].items()}
     label = scan(counts.shape[:2], meta["scan_step_angstrom"])
     with pytest.warns(UserWarning, match="dropped"):
         template = gaussian_template(label, sites, sigma=0.35)

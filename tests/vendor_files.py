@@ -51,9 +51,7 @@ def write_mib(
     return path
 
 
-def merlin_hdr(
-    frames: int, per_trigger: int, ny: int | None = None, nx: int | None = None
-) -> dict[str, object]:
+def merlin_hdr(frames: int, per_trigger: int, ny: int | None = None, nx: int | None = None) -> dict[str, object]:
     """The lines of a Merlin .hdr file that matter."""
     hdr: dict[str, object] = {
         "Counter Depth (number)": 12,
@@ -94,9 +92,7 @@ EMPAD_NEW = (
 )
 
 
-def write_empad(
-    path: Path, counts: np.ndarray, *, search: float = 0.5, acquire: float = 0.5, cut: int = 0
-) -> Path:
+def write_empad(path: Path, counts: np.ndarray, *, search: float = 0.5, acquire: float = 0.5, cut: int = 0) -> Path:
     """An EMPAD header and the raw file it names: frames of 128 x 128 and two rows that are not pixels."""
     ny, nx = counts.shape[:2]
     raw = f"scan_x{nx}_y{ny}.raw"
@@ -108,9 +104,7 @@ def write_empad(
     return path
 
 
-def write_raw(
-    path: Path, counts: np.ndarray, *, offset: int = 0, gap: int = 0, last_gap: bool = True
-) -> Path:
+def write_raw(path: Path, counts: np.ndarray, *, offset: int = 0, gap: int = 0, last_gap: bool = True) -> Path:
     """Raw binary frames in the byte order of `counts`."""
     frames = [frame.tobytes() for frame in counts.reshape(-1, *counts.shape[-2:])]
     between = b"\xfe" * gap

@@ -147,9 +147,7 @@ def _reader(request: Request) -> _Reader:
     return _BY_EXTENSION[extension]
 
 
-def _pair(
-    value: Sequence[int] | None, name: str, meaning: str, error: type[InputError]
-) -> tuple[int, int] | None:
+def _pair(value: Sequence[int] | None, name: str, meaning: str, error: type[InputError]) -> tuple[int, int] | None:
     if value is None:
         return None
     wrong = error(f"{name} is {value!r}; expected two positive whole numbers {meaning}.")
@@ -172,6 +170,4 @@ def _dtype(dtype: Any) -> np.dtype:
     try:
         return np.dtype(dtype)
     except TypeError:
-        raise CountsError(
-            f'dtype is {dtype!r}, which is not known; expected one such as "uint16" or ">u2".'
-        ) from None
+        raise CountsError(f'dtype is {dtype!r}, which is not known; expected one such as "uint16" or ">u2".') from None

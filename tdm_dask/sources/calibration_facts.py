@@ -136,16 +136,12 @@ def facts_of_axes(
     if unit_scale_is_unset:
         for pair, what in ((slice(0, 2), "scan"), (slice(2, 4), "detector")):
             if any(units[pair]) and all(_number(scale) == 1.0 for scale in scales[pair]):
-                findings.append(
-                    f"The {what} axes have a scale of exactly 1 {units[pair][0]}, taken as not calibrated."
-                )
+                findings.append(f"The {what} axes have a scale of exactly 1 {units[pair][0]}, taken as not calibrated.")
                 scales[pair] = [None, None]
     step = [length(*pair) for pair in zip(scales[:2], units[:2], strict=True)]
     pixel = [angle(scale, unit, energy) for scale, unit in zip(scales[2:], units[2:], strict=True)]
     if pixel[0] is None and energy is None:
-        reciprocal = [
-            reciprocal_length(scale, unit) for scale, unit in zip(scales[2:], units[2:], strict=True)
-        ]
+        reciprocal = [reciprocal_length(scale, unit) for scale, unit in zip(scales[2:], units[2:], strict=True)]
         if all(value is not None for value in reciprocal):
             findings.append(
                 f"The detector pixel is {reciprocal[0]:.6g} x {reciprocal[1]:.6g} 1/angstrom; the file "

@@ -62,9 +62,7 @@ def linked(file: Any, name: str) -> Any:
     except (KeyError, OSError):
         link = file.get(name, getlink=True)
         where = getattr(link, "filename", name)
-        raise SourceError(
-            f"{Path(file.filename).name} links {where}, which is not beside it; put it there."
-        ) from None
+        raise SourceError(f"{Path(file.filename).name} links {where}, which is not beside it; put it there.") from None
 
 
 def open_master(request: Request, file: Any) -> VendorFile:

@@ -47,9 +47,7 @@ def open_empad(request: Request) -> VendorFile:
     request.refuse_frame("an EMPAD scan")
     header = header_beside(request.path) if request.path.suffix.lower() == ".raw" else request.path
     if header is None:
-        raise SourceError(
-            f"No EMPAD header (.xml) in {request.path.parent} names {request.name}; put it there."
-        )
+        raise SourceError(f"No EMPAD header (.xml) in {request.path.parent} names {request.name}; put it there.")
     file_size(header)
     try:
         contents, info = _parse_xml(str(header))
@@ -71,11 +69,7 @@ def open_empad(request: Request) -> VendorFile:
     else:
         declared, declared_by = None, ""
     if rest:
-        wanted = (
-            ""
-            if declared is None
-            else f", where {declared_by} {declared} needs {math.prod(declared) * _STRIDE}"
-        )
+        wanted = "" if declared is None else f", where {declared_by} {declared} needs {math.prod(declared) * _STRIDE}"
         raise ScanShapeError(
             f"{raw.name} has {size} bytes{wanted}; that is {n_frames} frames of {_STRIDE} bytes and {rest} "
             "bytes of another: it is truncated, copy it again."
@@ -137,11 +131,7 @@ def _scan_step(
         step = old / max(shape) * 1e10
         return (step, step), ["The scan step comes from the field of view in the header."]
     doubt = (
-        "more than one scan size"
-        if len(sizes) > 1
-        else f"a scan size of {sizes.pop()}"
-        if sizes
-        else "no scan size"
+        "more than one scan size" if len(sizes) > 1 else f"a scan size of {sizes.pop()}" if sizes else "no scan size"
     )
     return None, [
         f"The header gives a field of view and {doubt} for this scan shape, so the scan step is not certain: "

@@ -47,9 +47,7 @@ class Hdf5Source(StackSource):
         with open_hdf5(Path(self.path)) as file:
             dataset = file.get(self.dataset)
             if dataset is None:
-                raise SourceError(
-                    f"{self.path} has changed: it has no {self.dataset} any more; open it again."
-                )
+                raise SourceError(f"{self.path} has changed: it has no {self.dataset} any more; open it again.")
             found = dataset.shape[len(self.leading) :]
             expected = (self.shape[0] * self.shape[1], *self.shape[2:]) if self.flat else self.shape
             if found != expected or dataset.dtype != self.file_dtype:
@@ -69,9 +67,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise SourceError(
-            f"{path.name} is not an HDF5 file that can be opened ({error}); copy it again."
-        ) from None
+        raise SourceError(f"{path.name} is not an HDF5 file that can be opened ({error}); copy it again.") from None
     try:
         yield file
     except OSError as error:
@@ -107,9 +103,7 @@ def _hyperspy(request: Request, file: Any) -> VendorFile:
         group = fitting[pick_frame(request, len(fitting), "signals")]
         findings.append(f'Signal "{group.name.rsplit("/", 1)[-1]}" of {len(fitting)}.')
         if group["data"].ndim == 5:
-            raise InputError(
-                f"{request.name} holds several signals, of which this is a stack of scans; save it alone."
-            )
+            raise InputError(f"{request.name} holds several signals, of which this is a stack of scans; save it alone.")
     else:
         group = fitting[0]
         if not stacked:
@@ -142,8 +136,7 @@ def _hyperspy(request: Request, file: Any) -> VendorFile:
     if flat and request_shape is None:
         request_shape = (1, dataset.shape[0])
         findings.append(
-            f"The scan has one axis of {dataset.shape[0]} positions, taken as one line; give scan_shape if "
-            "it is more."
+            f"The scan has one axis of {dataset.shape[0]} positions, taken as one line; give scan_shape if it is more."
         )
     acquisition = acquisition_facts(metadata)
     four = [{}, navigation[0], *signal] if flat else axes[-4:]
@@ -199,9 +192,7 @@ def _source(
         return RawFrames(str(request.path), full, storage_dtype(dtype).str, offset), findings
     flat = len(shape) == 3
     chunk = chunk_of(dataset.chunks, full[1], flat)
-    return Hdf5Source(
-        str(request.path), full, dtype.str, leading, flat, chunk, dataset=dataset.name
-    ), findings
+    return Hdf5Source(str(request.path), full, dtype.str, leading, flat, chunk, dataset=dataset.name), findings
 
 
 def _four_dimensional(request: Request, file: Any) -> VendorFile:
@@ -219,11 +210,7 @@ def _four_dimensional(request: Request, file: Any) -> VendorFile:
         stacks = ", ".join(f"{d.name} {d.shape}" for d in datasets[:3])
         raise CountsError(
             f"{request.name} holds no array (y, x, ky, kx)"
-            + (
-                f"; it has {stacks}, for which give scan_shape=(ny, nx)."
-                if stacks
-                else ": it is not a 4D-STEM scan."
-            )
+            + (f"; it has {stacks}, for which give scan_shape=(ny, nx)." if stacks else ": it is not a 4D-STEM scan.")
         )
     findings: list[str] = []
     leading: tuple[int, ...] = ()
@@ -287,9 +274,7 @@ def _is_reversed(dataset: Any) -> bool:
 def is_scan_first(path: Path) -> bool:
     """Whether an .emd file holds a scan whose array is stored (y, x, ky, kx), and needs no other reader."""
     with open_hdf5(path) as file:
-        scans = [
-            array for array in _arrays(file) if array.ndim >= 4 and "emd_group_type" in array.parent.attrs
-        ]
+        scans = [array for array in _arrays(file) if array.ndim >= 4 and "emd_group_type" in array.parent.attrs]
         return bool(scans) and not any(map(_is_reversed, scans))
 
 

@@ -187,9 +187,7 @@ def _frames_per_line(path: Path, n_frames: int, stride: int) -> int | None:
 
 def _timestamp(header: bytes) -> np.datetime64 | None:
     fields = header.split(b"\x00")[0].decode("latin-1").split(",")
-    text = (
-        fields[fields.index("MQ1A") + 1] if "MQ1A" in fields[:-1] else (fields[9] if len(fields) > 9 else "")
-    )
+    text = fields[fields.index("MQ1A") + 1] if "MQ1A" in fields[:-1] else (fields[9] if len(fields) > 9 else "")
     try:
         # NumPy keeps the nanoseconds, datetime says whether the text is a time at all.
         datetime.fromisoformat(text[:19])

@@ -27,9 +27,7 @@ def open_raw(request: Request) -> VendorFile:
     ]
     size = file_size(request.path)
     if missing:
-        raise InputError(
-            f"{request.name} is raw binary and does not describe itself; give {', '.join(missing)}."
-        )
+        raise InputError(f"{request.name} is raw binary and does not describe itself; give {', '.join(missing)}.")
     request.refuse_frame("a raw binary file")
     assert request.scan_shape is not None
     assert request.detector_shape is not None
@@ -39,8 +37,7 @@ def open_raw(request: Request) -> VendorFile:
     positions = math.prod(request.scan_shape)
     expected = request.offset + positions * stride
     findings = [
-        f"Raw binary as asked: {positions} frames of {pixels} bytes, offset {request.offset}, gap "
-        f"{request.gap}."
+        f"Raw binary as asked: {positions} frames of {pixels} bytes, offset {request.offset}, gap {request.gap}."
     ]
     if size == expected - request.gap and request.gap:
         findings.append("There is no gap after the last frame.")
@@ -76,13 +73,10 @@ def open_npy(request: Request) -> VendorFile:
     with open(request.path, "rb") as file:
         try:
             version = np.lib.format.read_magic(file)
-            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(
-                version[0]
-            )
+            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(version[0])
             if read is None:
                 raise SourceError(
-                    f"{request.name} is a NumPy file of version {version[0]}; save it again as a plain "
-                    "numeric array."
+                    f"{request.name} is a NumPy file of version {version[0]}; save it again as a plain numeric array."
                 )
             shape, fortran, dtype = read(file)
         except ValueError as error:
@@ -91,8 +85,7 @@ def open_npy(request: Request) -> VendorFile:
     dtype = check_dtype(dtype, request.name)
     if fortran:
         raise SourceError(
-            f"{request.name} is stored in Fortran order; expected C order: save "
-            "numpy.ascontiguousarray(array) instead."
+            f"{request.name} is stored in Fortran order; expected C order: save numpy.ascontiguousarray(array) instead."
         )
     if 0 in shape or len(shape) not in (3, 4, 5):
         raise CountsError(
@@ -101,8 +94,7 @@ def open_npy(request: Request) -> VendorFile:
     expected = offset + math.prod(shape) * dtype.itemsize
     if size != expected:
         raise SourceError(
-            f"{request.name} has {size} bytes, but its header announces {expected}; the file is damaged, "
-            "save it again."
+            f"{request.name} has {size} bytes, but its header announces {expected}; the file is damaged, save it again."
         )
     findings = []
     if len(shape) == 5:

@@ -90,9 +90,7 @@ def _plugins(extension: str) -> list[str]:
     from rsciio import IO_PLUGINS
 
     return [
-        plugin["api"]
-        for plugin in IO_PLUGINS
-        if extension in {known.lower() for known in plugin["file_extensions"]}
+        plugin["api"] for plugin in IO_PLUGINS if extension in {known.lower() for known in plugin["file_extensions"]}
     ]
 
 
@@ -120,9 +118,7 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     if not candidates:
         candidates = [i for i, n in enumerate(dims) if n == 3]
     if not candidates:
-        raise CountsError(
-            f"{request.name} holds arrays of {dims} dimensions; a scan has four: (y, x, ky, kx)."
-        )
+        raise CountsError(f"{request.name} holds arrays of {dims} dimensions; a scan has four: (y, x, ky, kx).")
     findings: list[str] = []
     leading: tuple[int, ...] = ()
     if len(candidates) > 1:
@@ -142,9 +138,7 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         findings.append(f"Scan {leading[0]} of a stack of {data.shape[0]}.")
     dtype = check_dtype(data.dtype, request.name)
     if 0 in data.shape:
-        raise CountsError(
-            f"{request.name} holds an array of shape {data.shape}; every dim needs at least one element."
-        )
+        raise CountsError(f"{request.name} holds an array of shape {data.shape}; every dim needs at least one element.")
     shape, flat = data.shape[len(leading) :], data.ndim == 3
     if flat:
         scan, sentence = fill_scan(request.name, shape[0], request.scan_shape, None, "")
@@ -157,8 +151,7 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         )
     if request.path.suffix.lower() in (".dm3", ".dm4"):
         findings.append(
-            "Some DigitalMicrograph files store scan and detector axes in another order; look at the mean "
-            "pattern."
+            "Some DigitalMicrograph files store scan and detector axes in another order; look at the mean pattern."
         )
     metadata = signal["metadata"]
     acquisition = acquisition_facts(metadata)

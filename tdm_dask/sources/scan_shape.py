@@ -7,9 +7,7 @@ import math
 from ..errors import ScanShapeError
 
 
-def shapes_that_fit(
-    n_frames: int, near: tuple[int, int] | None = None, most: int = 4
-) -> list[tuple[int, int]]:
+def shapes_that_fit(n_frames: int, near: tuple[int, int] | None = None, most: int = 4) -> list[tuple[int, int]]:
     """Scan shapes (ny, nx) that `n_frames` frames fill: with nx or ny of `near` first, then the squarest.
 
     Examples
@@ -80,7 +78,6 @@ def fill_scan(
         return shape, f"The scan shape ({ny}, {nx}) comes from {declared_by}."
     if declared is not None and declared != requested:
         return shape, (
-            f"The scan shape ({ny}, {nx}) was given; {declared_by} says ({declared[0]}, {declared[1]}) "
-            "instead."
+            f"The scan shape ({ny}, {nx}) was given; {declared_by} says ({declared[0]}, {declared[1]}) instead."
         )
     return shape, f"The scan shape ({ny}, {nx}) was given."

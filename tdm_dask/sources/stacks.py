@@ -96,8 +96,7 @@ class StackSource(Source):
         ny, nx, nky, nkx = self.shape
         if not (0 <= y0 <= y1 <= ny and 0 <= x0 <= x1 <= nx):
             raise InputError(
-                f"Probe positions [{y0}:{y1}, {x0}:{x1}] were asked for; the scan has ({ny}, {nx}), stay "
-                "inside it."
+                f"Probe positions [{y0}:{y1}, {x0}:{x1}] were asked for; the scan has ({ny}, {nx}), stay inside it."
             )
         with self.opened() as counts:
             if not self.flat:

@@ -106,8 +106,7 @@ class Request:
         """Raise if one scan of a stack was asked for where there is a single scan."""
         if self.frame not in (None, 0):
             raise InputError(
-                f"{self.name} is {kind}, which holds one scan, but frame={self.frame} was given; leave it "
-                "out."
+                f"{self.name} is {kind}, which holds one scan, but frame={self.frame} was given; leave it out."
             )
 
 
@@ -116,13 +115,10 @@ def pick_frame(request: Request, count: int, what: str = "scans") -> int:
     if request.frame is None:
         if count == 1:
             return 0
-        raise InputError(
-            f"{request.name} holds {count} {what}; say which one with frame=0 to frame={count - 1}."
-        )
+        raise InputError(f"{request.name} holds {count} {what}; say which one with frame=0 to frame={count - 1}.")
     if not 0 <= request.frame < count:
         raise InputError(
-            f"{request.name} holds {count} {what}, but frame={request.frame} was given; expected 0 to "
-            f"{count - 1}."
+            f"{request.name} holds {count} {what}, but frame={request.frame} was given; expected 0 to {count - 1}."
         )
     return request.frame
 
