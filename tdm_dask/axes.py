@@ -134,6 +134,8 @@ def check_counts(counts: xr.DataArray) -> xr.DataArray:
         raise CountsError(f"The counts have dims {tuple(counts.dims)}; expected {DIMS}.")
     if counts.dtype.kind not in "uifb":
         raise CountsError(f"The counts have dtype {counts.dtype}; expected integers or real numbers.")
+    if counts.dtype.kind == "f" and counts.dtype.itemsize not in (4, 8):
+        raise CountsError(f"The counts have dtype {counts.dtype}; expected integers, float32 or float64: convert them.")
     if 0 in counts.shape:
         raise CountsError(f"The counts have shape {counts.shape}; every dim needs at least one element.")
     return counts if counts.dims == DIMS else counts.transpose(*DIMS)

@@ -23,9 +23,10 @@ from zarr.storage import LocalStore
 
 from . import store as stores
 from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, check_counts, quantity_pair
-from .blocks import Crop, InMemory, Shards, ZarrArray, source_of
+from .blocks import Crop, InMemory, Shards, ZarrArray
 from .conversion_job import Here, Job, check_unchanged, convert_shard, is_written, lowest, read_sums
 from .errors import CorruptStoreError, CountsError, InputError, StoreError
+from .lazy import source_of
 from .opening import label_vendor
 from .reductions import State
 from .regions import crop as crop_counts

@@ -10,7 +10,7 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from .axes import VALID_PIXELS, axis_coordinate, label_counts
-from .blocks import as_dask
+from .lazy import as_dask
 from .sources import VendorFile, open_vendor
 from .store import StoreLike, is_store, open_store
 

@@ -20,8 +20,9 @@ from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from .blocks import Block, InMemory, Source, Window, bounding_box, runs, source_of
+from .blocks import Block, InMemory, Source, Window, bounding_box
 from .errors import CountsError
+from .lazy import runs, source_of
 from .reductions import Images, Masks, Moments, Reduction, State, Templates
 
 # Partial results that one task merges.
@@ -54,6 +55,23 @@ def run_pass(
     """
     state = reduction.start(window, used, operand)
     local = tuple(slice(s.start - o, s.stop - o) for s, o in zip(window, origin, strict=False))
+    # NaN and infinity in pixels that are used are told apart from sound results at the end, in words.
+    with np.errstate(invalid="ignore", over="ignore"):
+        _feed(reduction, state, source, window, local, used, pixels, operand, origin)
+        return reduction.finish(state)
+
+
+def _feed(
+    reduction: Reduction,
+    state: State,
+    source: Source,
+    window: Window,
+    local: tuple[slice, ...],
+    used: np.ndarray | None,
+    pixels: np.ndarray | None,
+    operand: Any,
+    origin: tuple[int, int, int, int],
+) -> None:
     for block in source.blocks(local, used, pixels):  # type: ignore[arg-type]
         y, x, ky, kx = (
             slice(s.start + o, s.stop + o) for s, o in zip((block.y, block.x, block.ky, block.kx), origin, strict=True)
@@ -69,7 +87,6 @@ def run_pass(
             if block_used.all():
                 block_used = None
         reduction.add(state, Block(y, x, ky, kx, block.counts), block_used, operand)
-    return reduction.finish(state)
 
 
 def _run_on_array(
@@ -79,7 +96,8 @@ def _run_on_array(
 
 
 def _merge_all(reduction: Reduction, states: list[State]) -> State:
-    return functools.reduce(reduction.merge, states[1:], dict(states[0]))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return functools.reduce(reduction.merge, states[1:], dict(states[0]))
 
 
 def _join_all(reduction: Reduction, states: list[State]) -> State:

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts
-from .blocks import crop as crop_array
 from .errors import RegionError
+from .lazy import crop as crop_array
 
 
 def crop(counts: xr.DataArray, **windows: slice) -> xr.DataArray:

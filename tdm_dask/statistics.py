@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
-from .blocks import Shards, source_of
+from .blocks import Shards
 from .errors import RegionError
+from .lazy import source_of
 from .passes import moments
 from .store import stored_statistics
 

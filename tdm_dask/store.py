@@ -17,9 +17,10 @@ import zarr
 from zarr.abc.store import Store
 
 from .axes import DIMS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts
-from .blocks import Shards, Source, ZarrArray, as_dask, source_of
+from .blocks import Shards, Source, ZarrArray
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
+from .lazy import as_dask, source_of
 from .shards import EMPTY, Codec, ShardedArray, choose_shards, sharded_array, zarr_compressors
 from .storage import StoreLike, name_of, reason_of, resolve, to_json, writing
 

@@ -53,7 +53,8 @@ def as_labelled(counts, layout, tmp_path_factory, rng):
         return tdm.label_counts(da.from_array(counts, chunks=chunks))
     folder = tmp_path_factory.mktemp("scan")
     if layout == "memory-source":
-        from tdm_dask.blocks import InMemory, as_dask
+        from tdm_dask.blocks import InMemory
+        from tdm_dask.lazy import as_dask
 
         return tdm.label_counts(as_dask(InMemory(counts)))
     if layout == "raw-file":

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vendor_files import merlin_hdr, signal_dict, write_blo, write_empad, write_mib, write_raw
 
-from tdm_dask.blocks import RawFrames, as_dask, source_of
+from tdm_dask.blocks import RawFrames
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
+from tdm_dask.lazy import as_dask, source_of
 from tdm_dask.sources import identity, known_extensions, open_vendor, stacks
 from tdm_dask.sources.vendor import plain
 

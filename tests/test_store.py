@@ -19,7 +19,8 @@ from zarr.storage import LocalStore, MemoryStore
 import tdm_dask as tdm
 from tdm_dask import errors
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.blocks import Shards, ZarrArray, source_of
+from tdm_dask.blocks import Shards, ZarrArray
+from tdm_dask.lazy import source_of
 from tdm_dask.shards import COMPRESSIONS, choose_shards, put, sharded_array, zarr_compressors
 from tdm_dask.store import stored_statistics, write_calibration
 

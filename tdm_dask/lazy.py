@@ -1,0 +1,116 @@
+"""Sources as lazy dask arrays, the source behind a dask array, and how a scan is cut into tasks.
+
+Which source stands behind a dask array is read from the array's own graph: once a user has changed the counts in any
+way, the graph is another, and a pass runs over the dask blocks instead.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask._task_spec import DataNode, Task, TaskRef
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from .blocks import Crop, InMemory, Source
+
+# What one task reads: enough that its fixed cost (milliseconds, and its partial sums) does not count.
+TASK_BYTES = 2**30
+# Least number of tasks for every core, so that the last one is not waited for alone.
+TASKS_PER_CORE = 3
+
+
+def as_dask(source: Source, chunk_bytes: int = 128 * 2**20) -> da.Array:
+    """A lazy dask array of a source's counts: whole detectors, tiles of the scan of about `chunk_bytes`."""
+    name = "counts-" + tokenize(source)
+    chunks = (*scan_chunks(source, chunk_bytes), (source.shape[2],), (source.shape[3],))
+    origin = f"source-{name}"
+    layer: dict[Any, Any] = {origin: DataNode(origin, source)}
+    for i, (y0, y1) in enumerate(pairwise(_edges(chunks[0]))):
+        for j, (x0, x1) in enumerate(pairwise(_edges(chunks[1]))):
+            layer[name, i, j, 0, 0] = Task((name, i, j, 0, 0), _read, TaskRef(origin), y0, y1, x0, x1)
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=())
+    return da.Array(graph, name, chunks, dtype=source.dtype)
+
+
+def _read(source: Source, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    return source.read(y0, y1, x0, x1)
+
+
+def source_of(array: Any) -> Source | None:
+    """The source behind an array: NumPy in memory, or an unchanged array of `as_dask`; None for anything else."""
+    if isinstance(array, np.ndarray):
+        return InMemory(array)
+    graph = array.dask
+    if len(graph.layers) != 1:
+        return None
+    node = graph.layers.get(array.name, {}).get(f"source-{array.name}")
+    return node.value if isinstance(node, DataNode) else None
+
+
+def crop(array: Any, window: tuple[slice, slice, slice, slice]) -> Any:
+    """A part of an array of counts; an unchanged source stays one, so that passes go on reading inside their tasks."""
+    source = source_of(array)
+    if source is None or isinstance(source, InMemory):
+        return array[window]
+    return as_dask(source.cropped(window))
+
+
+def scan_chunks(source: Source, chunk_bytes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks of the scan axes: runs of consecutive tiles, of about `chunk_bytes`, one tile at least."""
+    ny, nx = source.shape[:2]
+    offset = source.start[:2] if isinstance(source, Crop) else (0, 0)
+    ty, tx = source.tile
+    tiles = max(1, chunk_bytes // (ty * tx * source.pattern_bytes))
+    across = -(-nx // tx)
+    if tiles >= across:
+        return _cut(ny, ty * max(1, tiles // across), offset[0], ty), (nx,)
+    if ty == 1 and tx >= nx:  # one line is too large a tile: lines may be cut anywhere
+        tx = 1
+        tiles = max(1, chunk_bytes // source.pattern_bytes)
+    return _cut(ny, ty, offset[0], ty), _cut(nx, tx * tiles, offset[1], tx)
+
+
+def _cut(size: int, step: int, offset: int, tile: int) -> tuple[int, ...]:
+    """Cut an axis into pieces of `step`, at multiples of `tile` of the axis that it was cropped from."""
+    edges = [0, *range(step - offset % tile, size, step), size]
+    return tuple(b - a for a, b in pairwise(edges) if b > a)
+
+
+def _edges(chunks: Sequence[int]) -> list[int]:
+    return [0, *np.cumsum(chunks).tolist()]
+
+
+def runs(source: Source, fraction: float = 1.0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks of the scan that one task each reads: about a gigabyte, less where every core would not have work.
+
+    Parameters
+    ----------
+    source : Source
+    fraction : float, default 1
+        Part of each pattern that is read.
+    """
+    per_pattern = max(1.0, source.pattern_bytes * fraction)
+    total = math.prod(source.shape[:2]) * per_pattern
+    target = max(1.0, min(TASK_BYTES, total / (TASKS_PER_CORE * cores())))
+    return scan_chunks(source, int(target / fraction))
+
+
+def cores() -> int:
+    """Threads that the active scheduler computes with."""
+    distributed = sys.modules.get("distributed")
+    if distributed is not None:
+        try:
+            return max(1, sum(distributed.get_client(timeout=1).nthreads().values()))
+        except ValueError:
+            pass
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)

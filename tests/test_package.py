@@ -1,0 +1,98 @@
+"""The package as a whole: names, layers, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tdm_dask as tdm
+
+PACKAGE = Path(tdm.__file__).parent
+MODULES = sorted(PACKAGE.glob("*.py"))
+
+# From the bottom up; a module imports from its own layer and from those before it.
+LAYERS = [
+    {"errors", "axes"},
+    {"kernels", "shards"},
+    {"blocks", "storage"},
+    {"lazy", "reductions", "sources"},
+    {"passes"},
+    {"store", "statistics", "calibration", "bright_field", "regions", "opening", "conversion", "conversion_job"},
+    {"masks", "detectors", "templates", "sites", "evaluation"},
+    {"recipe_file", "plot", "image_file", "describe"},
+    {"recipe"},
+    {"report", "accessor", "progress", "cluster", "session", "cli", "__main__", "__init__"},
+]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of this package that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found - {"annotations"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_imports_run_downwards(path):
+    layer = {name: n for n, names in enumerate(LAYERS) for name in names}
+    assert path.stem in layer, f"{path.name} has no place in the layers"
+    if path.stem == "__init__":
+        return
+    above = {name for name in imports_of(path) if layer.get(name, 0) > layer[path.stem]}
+    assert not above, f"{path.name} imports upwards: {above}"
+
+
+def test_kernels_know_only_numpy():
+    tree = ast.parse((PACKAGE / "kernels.py").read_text())
+    names = {
+        n.names[0].name if isinstance(n, ast.Import) else n.module
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Import | ast.ImportFrom)
+    }
+    assert names == {"__future__", "numpy", "numba"}
+
+
+@pytest.mark.parametrize("name", ["reductions", "passes", "lazy", "blocks", "shards"])
+def test_the_dask_layer_knows_no_labels(name):
+    assert "xarray" not in (PACKAGE / f"{name}.py").read_text().replace("xarray.DataArray", "")
+
+
+def test_every_public_name_resolves():
+    for name in tdm.__all__:
+        assert getattr(tdm, name) is not None
+
+
+def test_no_module_hides_a_public_function():
+    """Importing a submodule sets an attribute of the package, which would take the function's place."""
+    assert not {p.stem for p in MODULES} & (set(tdm.__all__) - {"errors"})
+
+
+def test_importing_the_package_loads_nothing_beyond_xarray():
+    script = (
+        "import sys, xarray; before = set(sys.modules); import tdm_dask; "
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(run.stdout)) <= {"tdm_dask", "functools", "importlib"}
+
+
+def test_compiled_code_is_kept_between_processes():
+    """The second process loads every kernel that it uses, and compiles none."""
+    script = (
+        "import numpy as np, xarray as xr, tdm_dask as tdm\n"
+        "from tdm_dask import kernels\n"
+        "counts = tdm.label_counts(np.random.default_rng(0).poisson(3, (6, 5, 4, 4)).astype('uint16'))\n"
+        "template = xr.DataArray(np.random.default_rng(1).random((6, 5)), dims=('y', 'x'))\n"
+        "tdm.apply_mask(counts, tdm.derive_mask(counts, template), normalisation='standardised')\n"
+        "stats = [k.stats for k in (kernels.cross_sums, kernels.exact_sums, kernels.weighted_sums)]\n"
+        "print([sum(s.cache_misses.values()) for s in stats], [sum(s.cache_hits.values()) for s in stats])\n"
+    )
+    for _ in range(2):
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[0, 0, 0] [1, 1, 1]"
