@@ -7,6 +7,7 @@ and what a pass over the data reads from inside its tasks, so that blocks of cou
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,15 +43,15 @@ class Block:
         return self.counts.reshape(ny * nx, nky * nkx)
 
 
-class Source:
+class Source(ABC):
     """One scan that can be read in parts. Subclasses are picklable values without open handles."""
 
     shape: Shape
     dtype: np.dtype
 
+    @abstractmethod
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Whole patterns of a window of the scan, native-endian, shape (y1 - y0, x1 - x0, nky, nkx)."""
-        raise NotImplementedError
 
     @property
     def tile(self) -> tuple[int, int]:

@@ -23,9 +23,9 @@ LAYERS = [
     {"passes"},
     {"store", "statistics", "calibration", "bright_field", "regions", "opening", "conversion", "conversion_job"},
     {"masks", "detectors", "templates", "sites", "evaluation"},
-    {"recipe_file", "plot", "image_file", "describe"},
+    {"recipe_file", "plot", "image_file", "progress", "cluster"},
     {"recipe"},
-    {"report", "accessor", "progress", "cluster", "session", "cli", "__main__", "__init__"},
+    {"report", "accessor", "describe", "session", "cli", "__main__", "__init__"},
 ]
 
 
