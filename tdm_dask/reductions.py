@@ -104,36 +104,33 @@ class Moments:
         weights: np.ndarray = np.zeros((len(matrix), 0), self.precision)
         if operand is not None:
             weights = np.ascontiguousarray(operand.weights(block.y, block.x, used).T, self.precision)
-        place = tuple(
-            slice(s.start - p.start, s.stop - p.start) for s, p in zip((block.ky, block.kx), self.pixels, strict=True)
-        )
+        ky, kx = block.ky.start - self.pixels[0].start, block.kx.start - self.pixels[1].start
+        height, width = block.counts.shape[2:]
         for first in range(0, len(matrix), kernels.MAX_PATTERNS):
             rows = slice(first, first + kernels.MAX_PATTERNS)
-            self._add_rows(state, place, matrix[rows], weights[rows])
+            part, part_weights = matrix[rows], _input(weights[rows])
+            if self.exact:
+                kernels.exact_moments(
+                    part, part_weights, state["total"], state["squares"], state["cross"], ky, kx, width
+                )
+            else:
+                place = (slice(ky, ky + height), slice(kx, kx + width))
+                self._add_shifted(state, place, part, part_weights)
 
-    def _add_rows(self, state: State, place: tuple[slice, ...], matrix: np.ndarray, weights: np.ndarray) -> None:
+    def _add_shifted(self, state: State, place: tuple[slice, slice], matrix: np.ndarray, weights: np.ndarray) -> None:
         pixels = matrix.shape[1]
         tile = state["total"][place].shape
-        total: np.ndarray
-        squares: np.ndarray
-        if self.exact:
-            total, squares = np.zeros(pixels, np.uint64), np.zeros(pixels, np.uint64)
-            kernels.exact_sums(matrix, total, squares)
-            shift = np.rint(total / len(matrix))
-        else:
-            if not state["seen"][place].all():
-                state["seen"][place] = True
-                state["shift"][place] = matrix.mean(0, dtype=np.float64).reshape(tile)
-            shift = state["shift"][place].ravel()
-            total, squares = np.zeros(pixels), np.zeros(pixels)
-            kernels.shifted_sums(matrix, _input(shift), total, squares)
+        if not state["seen"][place].all():
+            state["seen"][place] = True
+            state["shift"][place] = matrix.mean(0, dtype=np.float64).reshape(tile)
+        shift = _input(state["shift"][place].ravel())
+        total, squares = np.zeros(pixels), np.zeros(pixels)
+        kernels.shifted_sums(matrix, shift, total, squares)
         state["total"][place] += total.reshape(tile)
         state["squares"][place] += squares.reshape(tile)
         if weights.shape[1]:
             cross = np.zeros((weights.shape[1], pixels))
-            kernels.cross_sums(matrix, _input(weights), _input(shift.astype(self.precision)), cross)
-            if self.exact:
-                cross += weights.sum(0, dtype=np.float64)[:, None] * shift
+            kernels.cross_sums(matrix, weights, shift, cross)
             state["cross"][:, *place] += cross.reshape(-1, *tile)
 
     def finish(self, state: State) -> State:
