@@ -85,13 +85,18 @@ class Source(ABC):
         (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
         columns = max(1, min(x1 - x0, BLOCK_BYTES // self.pattern_bytes))
         lines = max(1, BLOCK_BYTES // (self.pattern_bytes * columns)) if columns == x1 - x0 else 1
+        reused: dict[tuple[int, ...], np.ndarray] = {}
         for y in range(y0, y1, lines):
             for x in range(x0, x1, columns):
                 ys, xs = slice(y, min(y + lines, y1)), slice(x, min(x + columns, x1))
                 if used is not None and not used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0].any():
                     continue
-                counts = self.read(ys.start, ys.stop, xs.start, xs.stop)
+                counts = self._read_block(ys, xs, reused)
                 yield Block(ys, xs, ky, kx, np.ascontiguousarray(counts if whole else counts[..., ky, kx]))
+
+    def _read_block(self, y: slice, x: slice, reused: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
+        """As `read`; may fill arrays that `reused` keeps by shape, for fresh memory costs as much as the reading."""
+        return self.read(y.start, y.stop, x.start, x.stop)
 
     def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
         """A part of this scan, as a source."""
@@ -136,12 +141,19 @@ class RawFrames(Source):
         return np.dtype(self.file_dtype).newbyteorder("=")
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        return self._read_block(slice(y0, y1), slice(x0, x1), {})
+
+    def _read_block(self, y: slice, x: slice, reused: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
+        y0, y1, x0, x1 = y.start, y.stop, x.start, x.stop
         nky, nkx = self.shape[2:]
         frame = nky * nkx * self.dtype.itemsize
         stride = self.frame_stride or frame
         line = self.line_stride or self.shape[1] * stride
         columns = x1 - x0
-        out = np.empty((y1 - y0, columns, nky, nkx), self.file_dtype)
+        shape = (y1 - y0, columns, nky, nkx)
+        if shape not in reused:
+            reused[shape] = np.empty(shape, self.file_dtype)
+        out = reused[shape]
         span = stride * (columns - 1) + frame
         lines_touch = columns == self.shape[1] and line == columns * stride
         with open(self.path, "rb", buffering=0) as file:

@@ -15,7 +15,7 @@ from numba import njit
 TILE = 512
 
 # Tile of the kernel that goes over its block twice: all patterns of a tile stay in the second-level cache.
-NARROW_TILE = 256
+NARROW_TILE = 1024
 
 # Sums may be taken in any order, but NaN and infinity must come through.
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
