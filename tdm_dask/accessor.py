@@ -8,22 +8,23 @@ from typing import Any
 
 import xarray as xr
 
-_METHODS = {
-    "calibrate": "calibration",
-    "reciprocal": "calibration",
-    "crop": "regions",
-    "bin": "regions",
-    "pixel_statistics": "statistics",
-    "disk": "detectors",
-    "annulus": "detectors",
-    "segments": "detectors",
-    "binary_template": "templates",
-    "gaussian_template": "templates",
-    "correlate": "masks",
-    "derive_mask": "masks",
-    "apply_mask": "masks",
-    "convert": "conversion",
-}
+# Where each function lives is known to the package alone.
+_METHODS = (
+    "calibrate",
+    "reciprocal",
+    "crop",
+    "bin",
+    "pixel_statistics",
+    "disk",
+    "annulus",
+    "segments",
+    "binary_template",
+    "gaussian_template",
+    "correlate",
+    "derive_mask",
+    "apply_mask",
+    "convert",
+)
 
 
 @xr.register_dataarray_accessor("tdm")
@@ -44,7 +45,7 @@ class TdmAccessor:
     def __getattr__(self, name: str) -> Any:
         if name not in _METHODS:
             raise AttributeError(f"There is no tdm_dask function {name!r} for counts; there are {sorted(_METHODS)}.")
-        function = getattr(importlib.import_module(f".{_METHODS[name]}", __package__), name)
+        function = getattr(importlib.import_module(__package__), name)
         return functools.wraps(function)(functools.partial(function, self._counts))
 
     def __dir__(self) -> list[str]:
