@@ -23,7 +23,7 @@ Shape = tuple[int, int, int, int]
 Window = tuple[slice, slice]
 
 # One block of whole patterns on its way from a file to a kernel.
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

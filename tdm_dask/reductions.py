@@ -18,9 +18,6 @@ from .errors import MaskError, TemplateError
 
 State = dict[str, Any]
 
-# Counts up to this are multiplied in float32, shifted by one pattern; larger ones in float64.
-FLOAT32_COUNTS = 255
-
 
 class Reduction(Protocol):
     """What a pass makes of the blocks that it reads. The operand is templates, or masks, in memory."""
@@ -106,16 +103,12 @@ class Moments:
             weights = np.ascontiguousarray(operand.weights(block.y, block.x, used).T, self.precision)
         ky, kx = block.ky.start - self.pixels[0].start, block.kx.start - self.pixels[1].start
         height, width = block.counts.shape[2:]
-        for first in range(0, len(matrix), kernels.MAX_PATTERNS):
-            rows = slice(first, first + kernels.MAX_PATTERNS)
-            part, part_weights = matrix[rows], _input(weights[rows])
-            if self.exact:
-                kernels.exact_moments(
-                    part, part_weights, state["total"], state["squares"], state["cross"], ky, kx, width
-                )
-            else:
-                place = (slice(ky, ky + height), slice(kx, kx + width))
-                self._add_shifted(state, place, part, part_weights)
+        if self.exact:
+            kernels.exact_moments(
+                matrix, _input(weights), state["total"], state["squares"], state["cross"], ky, kx, width
+            )
+        else:
+            self._add_shifted(state, (slice(ky, ky + height), slice(kx, kx + width)), matrix, _input(weights))
 
     def _add_shifted(self, state: State, place: tuple[slice, slice], matrix: np.ndarray, weights: np.ndarray) -> None:
         pixels = matrix.shape[1]
@@ -124,14 +117,11 @@ class Moments:
             state["seen"][place] = True
             state["shift"][place] = matrix.mean(0, dtype=np.float64).reshape(tile)
         shift = _input(state["shift"][place].ravel())
-        total, squares = np.zeros(pixels), np.zeros(pixels)
-        kernels.shifted_sums(matrix, shift, total, squares)
+        total, squares, cross = np.zeros(pixels), np.zeros(pixels), np.zeros((weights.shape[1], pixels))
+        kernels.shifted_moments(matrix, weights, shift, total, squares, cross)
         state["total"][place] += total.reshape(tile)
         state["squares"][place] += squares.reshape(tile)
-        if weights.shape[1]:
-            cross = np.zeros((weights.shape[1], pixels))
-            kernels.cross_sums(matrix, weights, shift, cross)
-            state["cross"][:, *place] += cross.reshape(-1, *tile)
+        state["cross"][:, *place] += cross.reshape(-1, *tile)
 
     def finish(self, state: State) -> State:
         if self.exact or not state["n"]:
@@ -194,25 +184,16 @@ class Images:
 
     def start(self, window: Window, used: np.ndarray | None, operand: Masks) -> State:
         shape = tuple(s.stop - s.start for s in window)
-        return {"window": window, "images": np.zeros((len(operand.weights), *shape))}
+        return {"window": window, "images": np.zeros((len(operand.weights), *shape)), "tiles": {}}
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: Masks) -> None:
-        weights = operand.weights[:, block.ky, block.kx].reshape(len(operand.weights), -1)
-        touched = weights.any(0)
-        if not touched.any():
+        place = (block.ky.start, block.ky.stop, block.kx.start, block.kx.stop)
+        if place not in state["tiles"]:
+            state["tiles"][place] = MaskTile.cut(operand.weights[:, block.ky, block.kx], block)
+        tile = state["tiles"][place]
+        if tile is None:
             return
-        matrix = _used_rows(block, used)
-        # Pixels of weight 0 must not carry their NaN into the sums; few pixels are also cheaper alone.
-        if not touched.all() and (matrix.dtype.kind == "f" or touched.mean() < 0.25):
-            matrix, weights = _input(np.ascontiguousarray(matrix[:, touched])), weights[:, touched]
-        sums = np.zeros((len(matrix), len(weights)))
-        if matrix.dtype.kind == "u" and len(matrix) and matrix.max() <= FLOAT32_COUNTS:
-            shift = matrix[0].astype(np.float32)
-            kernels.weighted_sums(matrix, _input(np.ascontiguousarray(weights, np.float32)), _input(shift), sums)
-            sums += weights @ shift.astype(np.float64)
-        else:
-            no_shift = _input(np.zeros(matrix.shape[1]))
-            kernels.weighted_sums(matrix, _input(np.ascontiguousarray(weights)), no_shift, sums)
+        sums = tile.weighted_sums(_used_rows(block, used))
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
         ny, nx = block.counts.shape[:2]
         part = state["images"][:, y : y + ny, x : x + nx]
@@ -222,13 +203,73 @@ class Images:
             part[:, used] += sums.T
 
     def finish(self, state: State) -> State:
-        return state
+        return {"images": state["images"]}
 
     def join(self, first: State, second: State) -> State:
         return first | {"images": first["images"] + second["images"]}
 
     def merge(self, first: State, second: State) -> State:
         raise TypeError("Images of other probe positions lie side by side; they are not merged.")
+
+
+@dataclass(frozen=True)
+class MaskTile:
+    """Masks over one tile of the detector, as the kernels want them; made once and used for every block of the tile.
+
+    Parameters
+    ----------
+    touched : ndarray of bool, shape (pixels,), or None
+        The pixels that are taken out of a block before they are weighted; None for all.
+    weights, weights32 : ndarray, shape (masks, pixels)
+        float64, and float32 for unsigned integers.
+    shift, shift32 : ndarray, shape (pixels,)
+        A pattern that is subtracted from the counts: integers, for float32 to lose less.
+    offsets : ndarray, shape (masks,)
+        What the shift takes away from the sums.
+    """
+
+    touched: np.ndarray | None
+    weights: np.ndarray
+    shift: np.ndarray
+    weights32: np.ndarray
+    shift32: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def cut(cls, weights: np.ndarray, block: Block) -> MaskTile | None:
+        """The tile of a block from the weights (mask, ky, kx) there; None where they are 0."""
+        weights = weights.reshape(len(weights), -1)
+        touched = np.asarray(weights.any(0))
+        if not touched.any():
+            return None
+        # Pixels of weight 0 must not carry their NaN into the sums; few pixels are also cheaper alone.
+        some = not touched.all() and (block.counts.dtype.kind == "f" or touched.mean() < 0.25)
+        matrix = block.matrix
+        if some:
+            matrix, weights = matrix[:, touched], weights[:, touched]
+        shift = np.zeros(matrix.shape[1])
+        if matrix.dtype.kind == "u":
+            shift = np.rint(matrix[:: -(-len(matrix) // 8)].mean(0, dtype=np.float64))
+            shift = np.minimum(shift, kernels.FLOAT32_COUNTS)
+        return cls(
+            touched if some else None,
+            _input(np.ascontiguousarray(weights)),
+            _input(shift),
+            _input(weights.astype(np.float32)),
+            _input(shift.astype(np.float32)),
+            weights @ shift,
+        )
+
+    def weighted_sums(self, matrix: np.ndarray) -> np.ndarray:
+        """Weighted sums (pattern, mask) of counts (pattern, pixel)."""
+        if self.touched is not None:
+            matrix = _input(np.ascontiguousarray(matrix[:, self.touched]))
+        sums = np.zeros((len(matrix), len(self.weights)))
+        if matrix.dtype.kind == "u":
+            kernels.weighted_counts(matrix, self.weights, self.shift, self.weights32, self.shift32, sums)
+        else:
+            kernels.weighted_sums(matrix, self.weights, self.shift, sums)
+        return sums + self.offsets
 
 
 def _used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
