@@ -17,6 +17,7 @@ import numpy as np
 from dask.base import tokenize
 
 from .errors import SourceError
+from .memory import Buffers, copy_native, native
 from .shards import ShardedArray
 
 Shape = tuple[int, int, int, int]
@@ -48,6 +49,11 @@ class Source(ABC):
 
     shape: Shape
     dtype: np.dtype
+
+    @property
+    def random_access(self) -> bool:
+        """Whether small windows of the scan cost no more than large ones."""
+        return False
 
     @abstractmethod
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
@@ -85,17 +91,17 @@ class Source(ABC):
         (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
         columns = max(1, min(x1 - x0, BLOCK_BYTES // self.pattern_bytes))
         lines = max(1, BLOCK_BYTES // (self.pattern_bytes * columns)) if columns == x1 - x0 else 1
-        reused: dict[tuple[int, ...], np.ndarray] = {}
+        buffers = Buffers()
         for y in range(y0, y1, lines):
             for x in range(x0, x1, columns):
                 ys, xs = slice(y, min(y + lines, y1)), slice(x, min(x + columns, x1))
                 if used is not None and not used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0].any():
                     continue
-                counts = self._read_block(ys, xs, reused)
-                yield Block(ys, xs, ky, kx, np.ascontiguousarray(counts if whole else counts[..., ky, kx]))
+                counts = self.read_as_stored(ys, xs, buffers)
+                yield Block(ys, xs, ky, kx, native(counts if whole else counts[..., ky, kx], buffers))
 
-    def _read_block(self, y: slice, x: slice, reused: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
-        """As `read`; may fill arrays that `reused` keeps by shape, for fresh memory costs as much as the reading."""
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        """As `read`, but in any byte order and with any strides; may lie in a buffer until the next call."""
         return self.read(y.start, y.stop, x.start, x.stop)
 
     def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
@@ -110,8 +116,29 @@ class Source(ABC):
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)  # type: ignore[attr-defined]
 
 
+class Frames(Source):
+    """Patterns that lie in a file as they are: any of them is read by itself."""
+
+    @property
+    def random_access(self) -> bool:
+        return True
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        out = np.empty((y1 - y0, x1 - x0, *self.shape[2:]), self.dtype)
+        buffers = Buffers()
+        lines = max(1, BLOCK_BYTES // (self.pattern_bytes * max(1, x1 - x0)))
+        for y in range(y0, y1, lines):
+            part = slice(y, min(y + lines, y1))
+            copy_native(self.read_as_stored(part, slice(x0, x1), buffers), out[y - y0 : part.stop - y0])
+        return out
+
+    @abstractmethod
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        """Whole patterns of a window, in the file's byte order, with any strides; in a buffer until the next call."""
+
+
 @dataclass(frozen=True)
-class RawFrames(Source):
+class RawFrames(Frames):
     """Equally spaced frames in one file, read inside the task; each frame's first nky * nkx values are used.
 
     Parameters
@@ -140,35 +167,27 @@ class RawFrames(Source):
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return np.dtype(self.file_dtype).newbyteorder("=")
 
-    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        return self._read_block(slice(y0, y1), slice(x0, x1), {})
-
-    def _read_block(self, y: slice, x: slice, reused: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
-        y0, y1, x0, x1 = y.start, y.stop, x.start, x.stop
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        lines, columns = y.stop - y.start, x.stop - x.start
         nky, nkx = self.shape[2:]
-        frame = nky * nkx * self.dtype.itemsize
+        item = self.dtype.itemsize
+        frame = nky * nkx * item
         stride = self.frame_stride or frame
         line = self.line_stride or self.shape[1] * stride
-        columns = x1 - x0
-        shape = (y1 - y0, columns, nky, nkx)
-        if shape not in reused:
-            reused[shape] = np.empty(shape, self.file_dtype)
-        out = reused[shape]
         span = stride * (columns - 1) + frame
-        lines_touch = columns == self.shape[1] and line == columns * stride
+        together = line == columns * stride
+        pitch = line if together else span
+        data = buffers.take("file", (pitch * (lines - 1) + span,), np.uint8)
+        start = self.offset + y.start * line + x.start * stride
         with open(self.path, "rb", buffering=0) as file:
-            start = self.offset + y0 * line + x0 * stride
-            if lines_touch and stride == frame:
-                self._fill(file.fileno(), out.reshape(-1).view(np.uint8), start)
+            if together:
+                self._fill(file.fileno(), data, start)
             else:
-                scratch = np.empty(span, np.uint8)
-                frames = np.lib.stride_tricks.as_strided(scratch, (columns, frame), (stride, 1))
-                for row in range(y1 - y0):
-                    self._fill(file.fileno(), scratch, start + row * line)
-                    out[row].reshape(columns, -1).view(np.uint8)[:] = frames
-        if out.dtype.isnative:
-            return out
-        return out.byteswap(inplace=True).view(self.dtype)
+                for row in range(lines):
+                    self._fill(file.fileno(), data[row * pitch :][:span], start + row * line)
+        return np.ndarray(
+            (lines, columns, nky, nkx), self.file_dtype, data.data, strides=(pitch, stride, nkx * item, item)
+        )
 
     def _fill(self, descriptor: int, buffer: np.ndarray, position: int) -> None:
         done = 0
@@ -200,9 +219,16 @@ class InMemory(Source):
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return self.array.dtype.newbyteorder("=")
 
+    @property
+    def random_access(self) -> bool:
+        return True
+
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         part = self.array[y0:y1, x0:x1]
         return part if part.dtype.isnative else part.astype(self.dtype)
+
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        return self.array[y, x]
 
 
 @dataclass(frozen=True)
@@ -330,9 +356,17 @@ class Crop(Source):
         ky, kx = (slice(a, a + n) for a, n in zip(self.start[2:], self.shape[2:], strict=True))
         return ky, kx
 
+    @property
+    def random_access(self) -> bool:
+        return self.source.random_access
+
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         y, x = self.start[:2]
         counts = self.source.read(y + y0, y + y1, x + x0, x + x1)
+        return counts[(..., *self._detector)]
+
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        counts = self.source.read_as_stored(_moved(y, self.start[0]), _moved(x, self.start[1]), buffers)
         return counts[(..., *self._detector)]
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:

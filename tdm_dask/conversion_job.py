@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from .blocks import Block, Crop, RawFrames, Source
 from .errors import CorruptStoreError, SourceError, TdmError
+from .memory import Buffers
 from .reductions import Moments, State
 from .shards import InnerChunk, ShardedArray, get, put
 from .sources import identity
@@ -58,13 +59,12 @@ def convert_shard(job: Job | Here, shard: tuple[int, ...], block: np.ndarray | N
     job = job.job if isinstance(job, Here) else job
     array = job.array
     window = array.window(shard)
-    if block is None:
-        block = _read(job, window)
+    read = _reader(job, window) if block is None else _cut(block, window)
     used = None if job.used is None else job.used[window[:2]]
     moments = job.moments
     state = moments.start((window[0], window[1]), used, None)
     maximum = np.full(array.shape[2:], lowest(array.dtype), array.dtype)
-    totals = np.zeros(block.shape[:2], np.uint64 if array.dtype.kind in "ub" else np.float64)
+    totals = np.zeros([s.stop - s.start for s in window[:2]], np.uint64 if array.dtype.kind in "ub" else np.float64)
 
     def visit(chunk: InnerChunk) -> None:
         y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False))
@@ -78,8 +78,9 @@ def convert_shard(job: Job | Here, shard: tuple[int, ...], block: np.ndarray | N
         totals[y, x] += pattern_totals(counts, None if job.valid is None else job.valid[chunk.ky, chunk.kx])
 
     with np.errstate(invalid="ignore"):  # counts may hold NaN: then so do the sums
-        data = array.encode_shard(shard, block, visit)
+        data = array.encode_shard(shard, read, visit)
         finished = moments.finish(state)
+    check_unchanged(job)
     sums = {**finished, "maximum": maximum, "pattern_totals": totals, "stored_bytes": len(data)}
     with writing(name_of(array.store)):
         durable_put(array.store, job.sidecar(shard), _pack(sums))
@@ -94,20 +95,28 @@ def lowest(dtype: np.dtype) -> Any:
     return dtype.type(-np.inf) if dtype.kind == "f" else np.iinfo(dtype).min
 
 
-def _read(job: Job, window: tuple[slice, ...]) -> np.ndarray:
-    """Counts of one shard from the source, which must be what it was when the conversion began."""
-    source, (y, x) = job.source, window[:2]
+def _cut(block: np.ndarray, window: tuple[slice, ...]) -> Callable[[slice, slice], np.ndarray]:
+    """What gives windows of the scan from the counts of one shard."""
+    y0, x0 = window[0].start, window[1].start
+    return lambda y, x: block[y.start - y0 : y.stop - y0, x.start - x0 : x.stop - x0]
+
+
+def _reader(job: Job, window: tuple[slice, ...]) -> Callable[[slice, slice], np.ndarray]:
+    """What gives windows of the scan from the source: as they are asked for, or from all of the shard, read at once."""
+    source, buffers = job.source, Buffers()
     assert source is not None
-    try:
-        block = source.read(y.start, y.stop, x.start, x.stop)
-    except OSError as error:
-        if isinstance(error, TdmError):
-            raise
-        raise SourceError(
-            f"{job.source_name} cannot be read ({reason_of(error)}); bring it back, and the same convert goes on."
-        ) from error
-    check_unchanged(job)
-    return block
+
+    def read(y: slice, x: slice) -> np.ndarray:
+        try:
+            return source.read_as_stored(y, x, buffers)
+        except OSError as error:
+            if isinstance(error, TdmError):
+                raise
+            raise SourceError(
+                f"{job.source_name} cannot be read ({reason_of(error)}); bring it back, and the same convert goes on."
+            ) from error
+
+    return read if source.random_access else _cut(read(*window[:2]), window)
 
 
 def check_unchanged(job: Job) -> None:

@@ -377,6 +377,24 @@ def pattern_sums(block: np.ndarray, totals: np.ndarray) -> None:
         totals[i] = s
 
 
+@njit(nogil=True, cache=True)
+def gather_swapped(flat: np.ndarray, first: int, y: int, x: int, ky: int, out: np.ndarray) -> None:
+    """Copy 16-bit counts of the other byte order to `out` (ny, nx, nky, nkx).
+
+    The count [a, b, c, d] lies at `first` + a * `y` + b * `x` + c * `ky` + d of `flat`.
+    """
+    ny, nx, nky, nkx = out.shape
+    eight = np.uint16(8)
+    for a in range(ny):
+        for b in range(nx):
+            for c in range(nky):
+                start = first + a * y + b * x + c * ky
+                source = flat[start : start + nkx]
+                row = out[a, b, c]
+                for d in range(nkx):
+                    row[d] = (source[d] >> eight) | (source[d] << eight)
+
+
 def variance_from_sums(n: int, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Population variance from exact uint64 sums of `n` counts, without loss by cancellation.
 

@@ -26,6 +26,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from .errors import CorruptStoreError
+from .memory import copy_native
 
 INNER_BYTES = 2 * 2**20
 SHARD_BYTES = 128 * 2**20
@@ -280,33 +281,49 @@ class ShardedArray:
         return InnerChunk(y, x, ky, kx, buffer[tuple(slice(0, size) for size in sizes)])
 
     def encode_shard(
-        self, shard: Sequence[int], counts: np.ndarray, visit: Callable[[InnerChunk], None] | None = None
-    ) -> bytearray:
-        """Bytes of one shard from its counts (those of its window).
+        self,
+        shard: Sequence[int],
+        read: Callable[[slice, slice], np.ndarray],
+        visit: Callable[[InnerChunk], None] | None = None,
+    ) -> bytes:
+        """Bytes of one shard.
 
-        Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges. Each
-        is shown to `visit` while it is in cache.
+        Parameters
+        ----------
+        shard : sequence of 4 int
+        read : callable
+            Gives the patterns of a window (y, x) of the scan, of any byte order and strides. It is called for the
+            inner chunks of one window at a time, so that these patterns are still in cache.
+        visit : callable, optional
+            Is shown each inner chunk while it is in cache.
+
+        Returns
+        -------
+        bytes
+            Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges.
         """
         index = np.full((*self.inner_grid, 2), EMPTY, np.uint64)
         chunk = np.zeros(self.inner, self.dtype.newbyteorder("<"))
-        out = bytearray()
-        gy, gx, gky, gkx = self.inner_grid
-        for ky, kx, y, x in product(range(gky), range(gkx), range(gy), range(gx)):
-            part = counts[tuple(slice(i * c, (i + 1) * c) for i, c in zip((y, x, ky, kx), self.inner, strict=True))]
-            if 0 in part.shape:  # wholly outside the array
-                continue
-            if part.shape != self.inner:
-                chunk[...] = self.fill_value
-            chunk[tuple(slice(0, n) for n in part.shape)] = part
-            if visit is not None:
-                visit(self._place(shard, (y, x, ky, kx), chunk))
-            data = self.codec.encode(chunk)
-            index[y, x, ky, kx] = len(out), len(data)
-            out += data
+        encoded: dict[tuple[int, ...], bytes] = {}
+        inside = self.overlapping(shard)
+        for y, x in np.argwhere(inside.any((2, 3))).tolist():
+            place = self._place(shard, (y, x, 0, 0), chunk)
+            patterns = read(place.y, place.x)
+            for ky, kx in np.argwhere(inside[y, x]).tolist():
+                place = self._place(shard, (y, x, ky, kx), chunk)
+                if place.counts.shape != self.inner:
+                    chunk[...] = self.fill_value
+                copy_native(patterns[..., place.ky, place.kx], place.counts)
+                if visit is not None:
+                    visit(place)
+                encoded[ky, kx, y, x] = self.codec.encode(chunk)
+        parts = dict(sorted(encoded.items()))
+        offset = 0
+        for (ky, kx, y, x), data in parts.items():
+            index[y, x, ky, kx] = offset, len(data)
+            offset += len(data)
         table = index.astype("<u8").tobytes()
-        out += table
-        out += google_crc32c.value(table).to_bytes(_CRC, "little")
-        return out
+        return b"".join((*parts.values(), table, google_crc32c.value(table).to_bytes(_CRC, "little")))
 
 
 def sharded_array(array: zarr.Array) -> ShardedArray | None:
@@ -381,7 +398,7 @@ def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
     return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
 
 
-def put(store: Store, key: str, data: bytes | bytearray) -> None:
+def put(store: Store, key: str, data: bytes) -> None:
     """Write one object of the store."""
     buffer = default_buffer_prototype().buffer.from_array_like(np.frombuffer(data, np.uint8))
     sync(store.set(key, buffer))

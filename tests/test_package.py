@@ -17,12 +17,12 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 # From the bottom up; a module imports from its own layer and from those before it.
 LAYERS = [
     {"errors", "axes"},
-    {"kernels", "shards"},
+    {"kernels", "memory", "shards"},
     {"blocks", "storage"},
     {"lazy", "reductions", "sources"},
     {"passes"},
     {"store", "statistics", "calibration", "bright_field", "regions", "opening", "conversion", "conversion_job"},
-    {"masks", "detectors", "templates", "sites", "evaluation"},
+    {"masks", "detectors", "templates", "sites", "evaluation", "tuning"},
     {"recipe_file", "plot", "image_file", "progress", "cluster"},
     {"recipe"},
     {"report", "accessor", "describe", "session", "cli", "__main__", "__init__"},
@@ -90,7 +90,7 @@ def test_compiled_code_is_kept_between_processes():
         "counts = tdm.label_counts(np.random.default_rng(0).poisson(3, (6, 5, 4, 4)).astype('uint16'))\n"
         "template = xr.DataArray(np.random.default_rng(1).random((6, 5)), dims=('y', 'x'))\n"
         "tdm.apply_mask(counts, tdm.derive_mask(counts, template), normalisation='standardised')\n"
-        "stats = [k.stats for k in (kernels.exact_moments, kernels.weighted_sums)]\n"
+        "stats = [k.stats for k in (kernels.exact_moments, kernels.weighted_counts)]\n"
         "print([sum(s.cache_misses.values()) for s in stats], [sum(s.cache_hits.values()) for s in stats])\n"
     )
     for _ in range(2):

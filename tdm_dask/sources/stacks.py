@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks import BLOCK_BYTES, Block, Source, Window, bounding_box
+from ..blocks import BLOCK_BYTES, Block, Frames, Source, Window, bounding_box
 from ..errors import InputError, SourceError
+from ..memory import Buffers
 from .vendor import native_dtype
 
 
 @dataclass(frozen=True)
-class FlippedRows(Source):
-    """The counts of another source with the detector rows in reverse order.
+class FlippedRows(Frames):
+    """The patterns of other frames with the detector rows in reverse order.
 
     Merlin writes a frame from its bottom row upwards; every reader that shows it upright reverses the rows.
     """
 
-    frames: Source
+    frames: Frames
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
@@ -34,19 +35,8 @@ class FlippedRows(Source):
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return self.frames.dtype
 
-    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        block = self.frames.read(y0, y1, x0, x1)
-        if not block.flags.writeable:
-            return np.ascontiguousarray(block[:, :, ::-1])
-        # In place, a pattern at a time, so that a block needs no second block of memory.
-        half = block.shape[2] // 2
-        if half:
-            for line in block:
-                for pattern in line:
-                    top = pattern[:half].copy()
-                    pattern[:half] = pattern[: -half - 1 : -1]
-                    pattern[-half:] = top[::-1]
-        return block
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        return self.frames.read_as_stored(y, x, buffers)[:, :, ::-1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Memory that is filled again and again, and counts in native byte order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .kernels import gather_swapped
+
+
+class Buffers:
+    """Memory by name that is filled again and again: fresh memory costs as much as the reading into it."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """An array in the memory of that name, with whatever it holds."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if len(self._memory.get(name, ())) < size:
+            self._memory[name] = np.empty(size, np.uint8)
+        return self._memory[name][:size].view(dtype).reshape(shape)
+
+
+def native(counts: np.ndarray, buffers: Buffers) -> np.ndarray:
+    """Counts in native byte order, C-contiguous and aligned; copied into a buffer unless they are so already."""
+    if counts.dtype.isnative and counts.flags.c_contiguous and counts.flags.aligned:
+        return counts
+    out = buffers.take("native", counts.shape, counts.dtype.newbyteorder("="))
+    copy_native(counts, out)
+    return out
+
+
+def copy_native(counts: np.ndarray, out: np.ndarray) -> None:
+    """Copy counts of any byte order; NumPy by itself would swap bytes one count at a time."""
+    if counts.dtype == np.dtype(np.uint16).newbyteorder() and _rows_are_whole(counts) and out.flags.c_contiguous:
+        # The lowest address comes first where an axis runs backwards.
+        lowest = counts[tuple(slice(None, None, -1) if s < 0 else slice(None) for s in counts.strides)]
+        size = 1 + sum((n - 1) * abs(s) for n, s in zip(counts.shape, counts.strides, strict=True)) // 2
+        flat = np.lib.stride_tricks.as_strided(lowest.view(np.uint16), (size,), (2,), writeable=False)
+        first = sum((n - 1) * -s for n, s in zip(counts.shape, counts.strides, strict=True) if s < 0) // 2
+        y, x, ky, _ = (s // 2 for s in counts.strides)
+        gather_swapped(flat, first, y, x, ky, out)
+        return
+    out[...] = counts.view(out.dtype)
+    if not counts.dtype.isnative:
+        out.byteswap(inplace=True)
+
+
+def _rows_are_whole(counts: np.ndarray) -> bool:
+    """Whether counts (y, x, ky, kx) are aligned and those of a detector row lie side by side."""
+    item = counts.dtype.itemsize
+    together = counts.strides[-1] == item and not any(s % item for s in counts.strides)
+    return together and counts.flags.aligned and counts.size > 0
