@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import numcodecs.blosc
@@ -27,6 +28,8 @@ from zarr.core.sync import sync
 
 from .errors import CorruptStoreError
 from .memory import copy_native
+
+T = TypeVar("T")
 
 INNER_BYTES = 2 * 2**20
 SHARD_BYTES = 128 * 2**20
@@ -252,10 +255,13 @@ class ShardedArray:
             yield self._place(shard, chunk, buffer)
         order = np.argsort(offsets[~empty], kind="stable")
         offsets, lengths, chunks = (a[~empty][order] for a in (offsets, lengths, chunks))
-        for group in _joined(offsets.astype(np.int64), lengths.astype(np.int64)):
-            start = int(offsets[group.start])
-            stop = int(offsets[group.stop - 1] + lengths[group.stop - 1])
-            data = get(self.store, self.key(shard), RangeByteRequest(start, stop))
+        groups = list(_joined(offsets.astype(np.int64), lengths.astype(np.int64)))
+        ranges = [
+            RangeByteRequest(int(offsets[g.start]), int(offsets[g.stop - 1] + lengths[g.stop - 1])) for g in groups
+        ]
+        requests = [partial(get, self.store, self.key(shard), r) for r in ranges]
+        for group, byte_range, data in zip(groups, ranges, _one_ahead(requests), strict=True):
+            start, stop = byte_range.start, byte_range.end
             if data is None or len(data) < stop - start:
                 raise self._damaged(shard, "it ends before the inner chunks that its index lists")
             for n in range(group.start, group.stop):
@@ -402,6 +408,17 @@ def put(store: Store, key: str, data: bytes) -> None:
     """Write one object of the store."""
     buffer = default_buffer_prototype().buffer.from_array_like(np.frombuffer(data, np.uint8))
     sync(store.set(key, buffer))
+
+
+def _one_ahead(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """What each call gives; the next one is under way while a result is used."""
+    with ThreadPoolExecutor(1) as executor:
+        coming: list[Future[T]] = []
+        for call in calls:
+            coming.append(executor.submit(call))
+            if len(coming) == 2:
+                yield coming.pop(0).result()
+        yield from (future.result() for future in coming)
 
 
 def _joined(offsets: np.ndarray, lengths: np.ndarray) -> Iterator[range]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 import tdm_dask as tdm
 from tdm_dask import store as stores
+from tdm_dask.lazy import source_of
 from tdm_dask.shards import COMPRESSIONS
 
 
@@ -36,6 +38,32 @@ class CountingStore(WrapperStore):
     def chunk_ranges(self):
         """Bytes of inner chunks that were read: (key, start, stop); shard indexes are not among them."""
         return [(key, start, start + size) for key, start, size in self.reads if start is not None]
+
+
+class WatchedStore(CountingStore):
+    """Says when a range of a shard is asked for."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.asked = threading.Semaphore(0)
+
+    async def get(self, key, prototype=None, byte_range=None):
+        if getattr(byte_range, "start", None) is not None:
+            self.asked.release()
+        return await super().get(key, prototype, byte_range)
+
+
+def test_the_next_range_comes_while_one_is_used(tmp_path, monkeypatch):
+    several_shards(tmp_path)
+    monkeypatch.setattr("tdm_dask.shards.RANGE_BYTES", 1)  # every inner chunk is a range of its own
+    store = WatchedStore(LocalStore(tmp_path / "scan.zarr", read_only=True))
+    array = source_of(tdm.open(store).data).array
+    chunks = array.read_shard((0, 0, 0, 0))
+    next(chunks)
+    assert store.asked.acquire(timeout=60)  # the first
+    assert store.asked.acquire(timeout=60), "the second range was not asked for while the first was used"
+    assert not store.asked.acquire(timeout=0.2), "ranges must not pile up in memory"
+    assert sum(1 for _ in chunks) > 2
 
 
 def several_shards(tmp_path, dtype="uint16", shape=(40, 48, 128, 128)):
