@@ -36,6 +36,8 @@ _HOME = {
     "derive_mask": "masks",
     "apply_mask": "masks",
     "transfer_mask": "masks",
+    "proxy": "tuning",
+    "column_images": "tuning",
     "cross_talk": "evaluation",
     "run_recipe": "recipe",
     "label_counts": "axes",
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from .templates import gaussian_template as gaussian_template
     from .templates import read_sites as read_sites
     from .templates import write_sites as write_sites
+    from .tuning import column_images as column_images
+    from .tuning import proxy as proxy
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,8 @@ _METHODS = (
     "derive_mask",
     "apply_mask",
     "convert",
+    "proxy",
+    "column_images",
 )
 
 

@@ -259,12 +259,7 @@ class Shards(Source):
         )
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        out = np.empty((y1 - y0, x1 - x0, *self.shape[2:]), self.dtype)
-        for block in self.blocks((slice(y0, y1), slice(x0, x1)), None, None):
-            out[block.y.start - y0 : block.y.stop - y0, block.x.start - x0 : block.x.stop - x0, block.ky, block.kx] = (
-                block.counts
-            )
-        return out
+        return assembled(self, y0, y1, x0, x1)
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
         array = self.array
@@ -361,9 +356,7 @@ class Crop(Source):
         return self.source.random_access
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        y, x = self.start[:2]
-        counts = self.source.read(y + y0, y + y1, x + x0, x + x1)
-        return counts[(..., *self._detector)]
+        return assembled(self, y0, y1, x0, x1)
 
     def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
         counts = self.source.read_as_stored(_moved(y, self.start[0]), _moved(x, self.start[1]), buffers)
@@ -407,6 +400,15 @@ class Crop(Source):
     def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
         start = tuple(a + s.start for a, s in zip(self.start, window, strict=True))
         return replace(self, start=start, shape=tuple(s.stop - s.start for s in window))
+
+
+def assembled(source: Source, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    """Whole patterns of a window, from its blocks: nothing is read of what a crop of the detector leaves out."""
+    out = np.empty((y1 - y0, x1 - x0, *source.shape[2:]), source.dtype)
+    for block in source.blocks((slice(y0, y1), slice(x0, x1)), None, None):
+        y = slice(block.y.start - y0, block.y.stop - y0)
+        out[y, block.x.start - x0 : block.x.stop - x0, block.ky, block.kx] = block.counts
+    return out
 
 
 def _moved(s: slice, by: int) -> slice:

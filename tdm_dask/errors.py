@@ -48,6 +48,10 @@ class CalibrationError(InputError):
     """The bright-field disk cannot be found or contradicts what was given."""
 
 
+class MemoryLimitError(InputError):
+    """What was asked for would not fit into memory; nothing was read."""
+
+
 class RecipeError(InputError):
     """A recipe file is not readable or asks for something that does not exist."""
 

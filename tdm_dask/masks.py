@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
-from .errors import InputError, MaskError, RegionError, TemplateError
+from .errors import InputError, MaskError, TemplateError
 from .passes import images, lazily, moments
 from .reductions import prepare_masks, prepare_templates
 from .statistics import (
     counts_facts,
     detector_coords,
-    region_flags,
+    detector_weights,
     scan_coords,
     scan_region_text,
     statistics_dataset,
@@ -25,6 +26,9 @@ from .statistics import (
 
 Method = Literal["pearson", "mean-scaled"]
 Normalisation = Literal["none", "standardised"]
+
+# What a mask of each method is to be applied with.
+NORMALISATION_OF: Mapping[Method, Normalisation] = {"pearson": "standardised", "mean-scaled": "none"}
 
 
 def correlate(
@@ -80,7 +84,7 @@ def correlate(
     counts = check_counts(counts)
     template = _check_template(counts, template)
     used = used_patterns(counts, scan_region)
-    weights = _detector_weights(counts, detector_region)
+    weights = detector_weights(counts, detector_region)
     pixels = None if (weights > 0).all() else weights > 0
     stacked = template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)
     stacked = stacked.transpose(TEMPLATE, *SCAN)
@@ -205,8 +209,7 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
     counts = check_counts(counts)
-    if normalisation not in ("none", "standardised"):
-        raise InputError(f'The normalisation is {normalisation!r}; expected "none" or "standardised".')
+    check_normalisation(normalisation)
     if not isinstance(mask, xr.DataArray) or not set(DETECTOR) <= set(mask.dims) <= {TEMPLATE, *DETECTOR}:
         dims = tuple(mask.dims) if isinstance(mask, xr.DataArray) else type(mask).__name__
         raise MaskError(f"The mask has dims {dims}; expected ([template,] ky, kx).")
@@ -310,32 +313,15 @@ def transfer_mask(
     return xr.DataArray(moved, dims=dims, coords=coords, attrs=attrs, name="mask")
 
 
+def check_normalisation(normalisation: str) -> None:
+    """Raise InputError unless there is such a normalisation."""
+    if normalisation not in get_args(Normalisation):
+        raise InputError(f'The normalisation is {normalisation!r}; expected "none" or "standardised".')
+
+
 def _check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
     if not isinstance(template, xr.DataArray) or not set(SCAN) <= set(template.dims) <= {TEMPLATE, *SCAN}:
         dims = tuple(template.dims) if isinstance(template, xr.DataArray) else type(template).__name__
         raise TemplateError(f"The template has dims {dims}; expected ([template,] y, x).")
     require_same_coordinates(counts, template, SCAN, ("counts", "template"), TemplateError)
     return template
-
-
-def _detector_weights(counts: xr.DataArray, region: Any) -> np.ndarray:
-    """Weights (ky, kx) of the detector region, 0 at invalid pixels."""
-    shape = counts.shape[2:]
-    if isinstance(region, (np.ndarray, xr.DataArray)) and region.dtype.kind != "b":
-        if isinstance(region, xr.DataArray):
-            require_same_coordinates(counts, region, DETECTOR, ("counts", "detector_region"), RegionError)
-            region = region.transpose(*DETECTOR)
-        weights = np.array(region, np.float64)
-        if weights.shape != shape:
-            raise RegionError(f"The detector_region has shape {weights.shape}; expected {shape}, the detector's.")
-        if not np.isfinite(weights).all() or (weights < 0).any():
-            raise RegionError("The detector_region has weights that are negative or not finite; expected at least 0.")
-    else:
-        flags = region_flags(counts, region, DETECTOR, "detector_region")
-        weights = np.ones(shape) if flags is None else flags.astype(np.float64)
-    valid = valid_pixels(counts)
-    if valid is not None:
-        weights[~valid] = 0.0
-    if not weights.any():
-        raise RegionError("The detector_region holds no valid pixel; choose a larger one.")
-    return weights

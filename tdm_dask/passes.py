@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -120,7 +121,9 @@ def _plan(
 ) -> _Pass:
     """One task for each run of tiles of a source, or for each block of a dask array; unneeded ones are left out."""
     source = source_of(array)
-    name = "pass-" + tokenize(source if source is not None else array.name, reduction, used, pixels, operand)
+    # A pass over counts in memory runs at once and is never looked up: hashing them would take as long as reading them.
+    counts: Any = uuid4().hex if isinstance(array, np.ndarray) else array.name if source is None else source
+    name = "pass-" + tokenize(counts, reduction, used, pixels, operand)
     argument = None if operand is None else TaskRef(operand.key)
     layer: dict[Any, Any] = {}
     keys: dict[tuple[int, int], Any] = {}

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 
 from .axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
-from .blocks import Shards
+from .blocks import Crop, Shards
 from .errors import RegionError
 from .lazy import source_of
 from .passes import moments
-from .store import stored_statistics
+from .store import GATHERED, stored_statistics
 
 
 def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dataset:
@@ -95,6 +96,28 @@ def counts_facts(counts: xr.DataArray) -> dict[str, Any]:
     return {k: counts.attrs[k] for k in keep if k in counts.attrs}
 
 
+def stored_maxima(counts: xr.DataArray) -> np.ndarray | None:
+    """Largest count of every detector pixel (ky, kx), as the store behind the counts knows it; None where none does.
+
+    It was gathered over the pixels and patterns that were valid then: all that are valid now must be among them.
+    """
+    source = source_of(counts.data)
+    start, source = (source.start, source.source) if isinstance(source, Crop) else ((0, 0, 0, 0), source)
+    if not isinstance(source, Shards):
+        return None
+    y, x, ky, kx = (slice(a, a + n) for a, n in zip(start, counts.shape, strict=True))
+    group: Any = zarr.open_group(source.array.store, mode="r")
+    for name, window, now in (
+        (VALID_PIXELS, (ky, kx), valid_pixels(counts)),
+        (VALID_PATTERNS, (y, x), valid_patterns(counts)),
+    ):
+        then = group.get(GATHERED[name])
+        if then is not None and (~np.asarray(then[window]) & (True if now is None else now)).any():
+            return None
+    maxima = group.get("pattern_maximum")
+    return None if maxima is None else np.asarray(maxima[ky, kx])
+
+
 def valid_pixels(counts: xr.DataArray) -> np.ndarray | None:
     """Flags of the usable detector pixels, or None where all are."""
     return _flags(counts, VALID_PIXELS, DETECTOR)
@@ -157,6 +180,29 @@ def region_flags(array: xr.DataArray, region: Any, dims: tuple[str, str], name: 
     if not flags.any():
         raise RegionError(f"The {name} is empty; it must hold at least one element of {shape}.")
     return flags
+
+
+def detector_weights(counts: xr.DataArray, region: Any) -> np.ndarray:
+    """Weights (ky, kx) of the detector region, 0 at invalid pixels."""
+    shape = counts.shape[2:]
+    if isinstance(region, (np.ndarray, xr.DataArray)) and region.dtype.kind != "b":
+        if isinstance(region, xr.DataArray):
+            require_same_coordinates(counts, region, DETECTOR, ("counts", "detector_region"), RegionError)
+            region = region.transpose(*DETECTOR)
+        weights = np.array(region, np.float64)
+        if weights.shape != shape:
+            raise RegionError(f"The detector_region has shape {weights.shape}; expected {shape}, the detector's.")
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise RegionError("The detector_region has weights that are negative or not finite; expected at least 0.")
+    else:
+        flags = region_flags(counts, region, DETECTOR, "detector_region")
+        weights = np.ones(shape) if flags is None else flags.astype(np.float64)
+    valid = valid_pixels(counts)
+    if valid is not None:
+        weights[~valid] = 0.0
+    if not weights.any():
+        raise RegionError("The detector_region holds no valid pixel; choose a larger one.")
+    return weights
 
 
 def scan_region_text(used: np.ndarray | None, shape: tuple[int, ...]) -> str:
