@@ -17,14 +17,15 @@ import numpy as np
 from dask.base import tokenize
 
 from .errors import SourceError
-from .memory import Buffers, copy_native, native
+from .memory import Buffers, copy_native, mapped, native
 from .shards import ShardedArray
 
 Shape = tuple[int, int, int, int]
 Window = tuple[slice, slice]
 
-# One block of whole patterns on its way from a file to a kernel.
-BLOCK_BYTES = 16 * 2**20
+# One block of whole patterns on its way from a file to a kernel: so many that what is gathered over them is added to
+# partial results seldom.
+BLOCK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,21 @@ class RawFrames(Frames):
         stride = self.frame_stride or frame
         line = self.line_stride or self.shape[1] * stride
         span = stride * (columns - 1) + frame
-        together = line == columns * stride
-        pitch = line if together else span
-        data = buffers.take("file", (pitch * (lines - 1) + span,), np.uint8)
         start = self.offset + y.start * line + x.start * stride
+        stop = start + line * (lines - 1) + span
+        together = line == columns * stride
+        pieces = [(start, stop)] if together else [(n, n + span) for n in range(start, stop, line)]
         with open(self.path, "rb", buffering=0) as file:
-            if together:
-                self._fill(file.fileno(), data, start)
-            else:
-                for row in range(lines):
-                    self._fill(file.fileno(), data[row * pitch :][:span], start + row * line)
+            size = os.fstat(file.fileno()).st_size
+            if size < stop:
+                raise self._ended(size, stop)
+            pitch = line
+            data = mapped(file.fileno(), start, stop, pieces)
+            if data is None:
+                pitch = line if together else span
+                data = buffers.take("file", (pitch * (lines - 1) + span,), np.uint8)
+                for n, (begin, end) in enumerate(pieces):
+                    self._fill(file.fileno(), data[n * pitch :][: end - begin], begin)
         return np.ndarray(
             (lines, columns, nky, nkx), self.file_dtype, data.data, strides=(pitch, stride, nkx * item, item)
         )
@@ -194,11 +200,14 @@ class RawFrames(Frames):
         while done < len(buffer):
             n = os.preadv(descriptor, [buffer[done:].data], position + done)
             if n == 0:
-                raise SourceError(
-                    f"{self.path} ended at byte {position + done} while byte {position + len(buffer)} was being read; "
-                    "the file became shorter since it was opened: copy it again."
-                )
+                raise self._ended(position + done, position + len(buffer))
             done += n
+
+    def _ended(self, size: int, needed: int) -> SourceError:
+        return SourceError(
+            f"{self.path} ended at byte {size} while byte {needed} was being read; the file became shorter since it "
+            "was opened: copy it again."
+        )
 
     def identity(self) -> tuple[Any, ...]:
         status = os.stat(self.path)

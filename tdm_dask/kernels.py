@@ -20,7 +20,7 @@ TILE = 512
 # Weights of all masks over one tile, and the longest tile: what four patterns are multiplied with stays in the
 # second-level cache, and each pattern is read in runs long enough for the memory to run ahead.
 TILE_WEIGHTS = 2**17
-LONGEST_TILE = 8192
+LONGEST_TILE = 16384
 
 # Patterns that are summed in float32 before they are added to what is exact: fewer make more of such additions, more
 # make float32 overflow its exact integers.
@@ -32,8 +32,11 @@ _REORDER = {"reassoc", "contract", "nsz", "arcp"}
 # Sums of squares up to this are exact in float32, even where a last pattern was added up to four times: 2^24 / 8.
 _EXACT_SQUARES = 2**21
 
-# Counts up to this are multiplied by masks in float32, larger ones in float64.
-FLOAT32_COUNTS = 255
+# Counts that deviate from their shift by no more than this, root mean square, are multiplied by masks in float32.
+FLOAT32_DEVIATION = 255.0
+
+# A shift up to this is exact in float32, and so are counts that deviate little from it.
+LARGEST_SHIFT = 2**23
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
@@ -241,11 +244,7 @@ def weighted_sums(block: np.ndarray, weights: np.ndarray, shift: np.ndarray, ima
     images : ndarray of float64, shape (patterns, masks)
         Accumulator, changed in place.
     """
-    size = _mask_tile(len(weights))
-    for first in range(0, block.shape[1], size):
-        stop = min(first + size, block.shape[1])
-        for i in range(0, len(block), 4):
-            _add_four_patterns(block, i, first, stop, weights, shift, images)
+    _add_weighted(block, weights, shift, weights, shift, images)
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
@@ -257,10 +256,10 @@ def weighted_counts(
     shift32: np.ndarray,
     images: np.ndarray,
 ) -> None:
-    r"""Add :math:`\sum_j (d_{ij} - c_j) m_{kj}`, in float32 where counts are at most `FLOAT32_COUNTS`.
+    r"""Add :math:`\sum_j (d_{ij} - c_j) m_{kj}`, in float32 where counts deviate little from the shift.
 
-    Four patterns over a tile of pixels go one way or the other, so that one hot pixel does not slow down a scan. With
-    a shift near each pixel's mean, float32 keeps 1e-6 of an image's standard deviation.
+    Four patterns over a tile of pixels go one way or the other, so that one hot pixel does not slow down a scan. In
+    float32 the error is below 3e-7 of :math:`|d_i - c| |m_k|`, the standard deviation of an image of noise.
 
     Parameters
     ----------
@@ -268,38 +267,48 @@ def weighted_counts(
     weights, weights32 : ndarray of float64 and of float32, shape (masks, pixels)
         The same masks.
     shift, shift32 : ndarray of float64 and of float32, shape (pixels,)
-        The same shift: integers that are exact in float32.
+        The same shift: integers, at most `LARGEST_SHIFT`.
     images : ndarray of float64, shape (patterns, masks)
         Accumulator, changed in place.
     """
-    size = _mask_tile(len(weights))
-    for first in range(0, block.shape[1], size):
-        stop = min(first + size, block.shape[1])
+    _add_weighted(block, weights32, shift32, weights, shift, images)
+
+
+@njit(nogil=True, cache=True, fastmath=_REORDER)
+def _add_weighted(
+    block: np.ndarray,
+    fast_weights: np.ndarray,
+    fast_shift: np.ndarray,
+    weights: np.ndarray,
+    shift: np.ndarray,
+    images: np.ndarray,
+) -> None:
+    """Add weighted sums tile by tile, four patterns at a time, with the second weights where the first do not serve."""
+    pixels = block.shape[1]
+    size = max(1024, min(LONGEST_TILE, TILE_WEIGHTS // len(weights)))
+    for first in range(0, pixels, size):
+        stop = min(first + size, pixels)
+        limit = 4 * (stop - first) * FLOAT32_DEVIATION**2
         for i in range(0, len(block), 4):
-            largest = block[i, first]
-            for r in range(i, min(i + 4, len(block))):
-                row = block[r, first:stop]
-                for j in range(len(row)):
-                    largest = max(largest, row[j])
-            if largest <= FLOAT32_COUNTS:
-                _add_four_patterns(block, i, first, stop, weights32, shift32, images)
-            else:
-                _add_four_patterns(block, i, first, stop, weights, shift, images)
-
-
-@njit(nogil=True, cache=True)
-def _mask_tile(masks: int) -> int:
-    """Pixels of a tile for that many masks."""
-    return max(1024, min(LONGEST_TILE, TILE_WEIGHTS // masks))
+            if not _add_four_patterns(block, i, first, stop, fast_weights, fast_shift, limit, images):
+                _add_four_patterns(block, i, first, stop, weights, shift, np.inf, images)
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
 def _add_four_patterns(
-    block: np.ndarray, i: int, first: int, stop: int, weights: np.ndarray, shift: np.ndarray, images: np.ndarray
-) -> None:
+    block: np.ndarray,
+    i: int,
+    first: int,
+    stop: int,
+    weights: np.ndarray,
+    shift: np.ndarray,
+    limit: float,
+    images: np.ndarray,
+) -> bool:
     """Add weighted sums over a tile of pixels of the patterns from i on, in the precision of the weights.
 
-    A last group of fewer than four patterns or masks takes its last one again, and leaves out what that would add.
+    A last group of fewer than four patterns or five masks takes its last one again, and leaves out what that adds.
+    Where the shifted counts have a sum of squares beyond the limit, nothing is added, and the answer is False.
     """
     last = len(block) - 1
     x0 = block[i, first:stop]
@@ -308,45 +317,61 @@ def _add_four_patterns(
     x3 = block[min(i + 3, last), first:stop]
     c = shift[first:stop]
     patterns, masks = min(4, len(block) - i), len(weights)
-    for k in range(0, masks, 4):
+    for k in range(0, masks, 5):
         m0 = weights[k, first:stop]
         if k == masks - 1:
-            one = _four_by_one(x0, x1, x2, x3, c, m0)
+            square, one = _four_by_one(x0, x1, x2, x3, c, m0)
+            if k == 0 and square > limit:
+                return False
             for r in range(patterns):
                 images[i + r, k] += one[r]
         else:
             m1 = weights[k + 1, first:stop]
             m2 = weights[min(k + 2, masks - 1), first:stop]
             m3 = weights[min(k + 3, masks - 1), first:stop]
-            four = _four_by_four(x0, x1, x2, x3, c, m0, m1, m2, m3)
+            m4 = weights[min(k + 4, masks - 1), first:stop]
+            square, five = _four_by_five(x0, x1, x2, x3, c, m0, m1, m2, m3, m4)
+            if k == 0 and square > limit:
+                return False
             for r in range(patterns):
-                for m in range(min(4, masks - k)):
-                    images[i + r, k + m] += four[4 * m + r]
+                for m in range(min(5, masks - k)):
+                    images[i + r, k + m] += five[4 * m + r]
+    return True
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
 def _four_by_one(x0, x1, x2, x3, shift, m):
-    """Weighted sums of four shifted patterns under one mask."""
+    """The sum of squares of four shifted patterns, and their weighted sums under one mask."""
     convert = m.dtype.type
-    s0 = s1 = s2 = s3 = convert(0)
+    square = s0 = s1 = s2 = s3 = convert(0)
     for j in range(len(m)):
-        s0 += m[j] * (convert(x0[j]) - shift[j])
-        s1 += m[j] * (convert(x1[j]) - shift[j])
-        s2 += m[j] * (convert(x2[j]) - shift[j])
-        s3 += m[j] * (convert(x3[j]) - shift[j])
-    return s0, s1, s2, s3
+        d0 = convert(x0[j]) - shift[j]
+        d1 = convert(x1[j]) - shift[j]
+        d2 = convert(x2[j]) - shift[j]
+        d3 = convert(x3[j]) - shift[j]
+        square += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+        s0 += m[j] * d0
+        s1 += m[j] * d1
+        s2 += m[j] * d2
+        s3 += m[j] * d3
+    return square, (s0, s1, s2, s3)
 
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
-def _four_by_four(x0, x1, x2, x3, shift, m0, m1, m2, m3):
-    """Weighted sums of four shifted patterns under four masks, mask by mask: sixteen sums stay in registers."""
+def _four_by_five(x0, x1, x2, x3, shift, m0, m1, m2, m3, m4):
+    """The sum of squares of four shifted patterns, and their weighted sums under five masks, mask by mask.
+
+    All of these sums stay in registers.
+    """
     convert = m0.dtype.type
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = e0 = e1 = e2 = e3 = convert(0)
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = convert(0)
+    e0 = e1 = e2 = e3 = f0 = f1 = f2 = f3 = square = convert(0)
     for j in range(len(m0)):
         d0 = convert(x0[j]) - shift[j]
         d1 = convert(x1[j]) - shift[j]
         d2 = convert(x2[j]) - shift[j]
         d3 = convert(x3[j]) - shift[j]
+        square += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
         a0 += m0[j] * d0
         a1 += m0[j] * d1
         a2 += m0[j] * d2
@@ -363,7 +388,11 @@ def _four_by_four(x0, x1, x2, x3, shift, m0, m1, m2, m3):
         e1 += m3[j] * d1
         e2 += m3[j] * d2
         e3 += m3[j] * d3
-    return a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, e0, e1, e2, e3
+        f0 += m4[j] * d0
+        f1 += m4[j] * d1
+        f2 += m4[j] * d2
+        f3 += m4[j] * d3
+    return square, (a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, e0, e1, e2, e3, f0, f1, f2, f3)
 
 
 @njit(nogil=True, cache=True)

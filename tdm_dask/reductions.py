@@ -98,6 +98,8 @@ class Moments:
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: Templates | None) -> None:
         matrix = _used_rows(block, used)
+        if not len(matrix):
+            return
         weights: np.ndarray = np.zeros((len(matrix), 0), self.precision)
         if operand is not None:
             weights = np.ascontiguousarray(operand.weights(block.y, block.x, used).T, self.precision)
@@ -250,7 +252,7 @@ class MaskTile:
         shift = np.zeros(matrix.shape[1])
         if matrix.dtype.kind == "u":
             shift = np.rint(matrix[:: -(-len(matrix) // 8)].mean(0, dtype=np.float64))
-            shift = np.minimum(shift, kernels.FLOAT32_COUNTS)
+            shift = np.minimum(shift, kernels.LARGEST_SHIFT)
         return cls(
             touched if some else None,
             _input(np.ascontiguousarray(weights)),

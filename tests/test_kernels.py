@@ -107,13 +107,13 @@ def test_weighted_sums(patterns, rows, columns, masks, dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", INTEGERS)
-@pytest.mark.parametrize("masks", [1, 5, 34])
+@pytest.mark.parametrize("masks", [1, 5, 6, 34])
 def test_weighted_counts(masks, dtype, kind):
     rng = np.random.default_rng(masks)
     for patterns, rows, columns in SHAPES:
         block = counts(rng, (patterns, rows * columns), dtype, kind)
         weights = rng.standard_normal((masks, rows * columns))
-        shift = np.minimum(block[0], 255).astype(np.float64)
+        shift = np.minimum(block[0].astype(np.float64), kernels.LARGEST_SHIFT)
         images = np.ones((patterns, masks))
         kernels.weighted_counts(
             *map(read_only, (block, weights, shift, weights.astype(np.float32), shift.astype(np.float32))), images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tdm_dask.recipe_file import load_recipe
@@ -17,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-def test_the_python_example_makes_an_image(tmp_path, monkeypatch):
+def test_the_python_examples_make_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks("python")[0]
     assert len([line for line in code.splitlines() if "=" in line or "plot_image(" in line]) <= 10
@@ -28,6 +29,10 @@ def test_the_python_example_makes_an_image(tmp_path, monkeypatch):
     assert (tmp_path / "li.png").stat().st_size > 1000
     at_sites = image.sel(template="Li").sel(y=5.166, x=[3.005, 6.01, 9.015], method="nearest")
     assert float(at_sites.min()) > 2 * float(image.std())
+    exec(compile(blocks("python")[1], "README.md", "exec"), names)
+    assert names["small"].sizes["ky"] < names["counts"].sizes["ky"] / 2
+    correlation = np.corrcoef(names["found"]["image"].values.ravel(), image.values.ravel())[0, 1]
+    assert correlation > 0.999
 
 
 def test_the_recipe_example_is_a_recipe(tmp_path):
