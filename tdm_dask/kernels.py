@@ -14,8 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Pixels of one tile of the sums over patterns: all patterns of a run over it stay in the second-level cache.
-TILE = 512
+# Pixels of one tile of the sums over patterns: its sums stay in the first-level cache.
+TILE = 2048
+
+# From the sums of one template to those of the next: not a power of two, for these would share the cache's places.
+PITCH = TILE + 80
 
 # Weights of all masks over one tile, and the longest tile: what four patterns are multiplied with stays in the
 # second-level cache, and each pattern is read in runs long enough for the memory to run ahead.
@@ -41,9 +44,9 @@ LARGEST_SHIFT = 2**23
 
 @njit(nogil=True, cache=True, fastmath=_REORDER)
 def _padded(weights: np.ndarray) -> np.ndarray:
-    """Weights (patterns, templates), with zeros up to whole groups of patterns (4) and templates (2, then 3 each)."""
+    """Weights (patterns, templates) with zeros up to whole groups of four patterns and five templates."""
     patterns, templates = weights.shape
-    padded = np.zeros((-(-patterns // 4) * 4, 2 + -(-max(templates - 2, 0) // 3) * 3), weights.dtype)
+    padded = np.zeros((-(-patterns // 4) * 4, -(-templates // 5) * 5), weights.dtype)
     padded[:patterns, :templates] = weights
     return padded
 
@@ -71,9 +74,23 @@ def _add_tile(
         x1 = block[min(i + 1, last), first:stop]
         x2 = block[min(i + 2, last), first:stop]
         x3 = block[min(i + 3, last), first:stop]
-        s, u = cross[0, :size], cross[1, :size]
-        s0, s1, s2, s3 = weights[i, 0], weights[i + 1, 0], weights[i + 2, 0], weights[i + 3, 0]
-        u0, u1, u2, u3 = weights[i, 1], weights[i + 1, 1], weights[i + 2, 1], weights[i + 3, 1]
+        t = 0
+        if len(cross) == 0:
+            for j in range(size):
+                d0 = convert(x0[j]) - shift[j]
+                d1 = convert(x1[j]) - shift[j]
+                d2 = convert(x2[j]) - shift[j]
+                d3 = convert(x3[j]) - shift[j]
+                total[j] += (d0 + d1) + (d2 + d3)
+                squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            continue
+        s, u, v = cross[t, :size], cross[t + 1, :size], cross[t + 2, :size]
+        w, z = cross[t + 3, :size], cross[t + 4, :size]
+        s0, s1, s2, s3 = weights[i, t], weights[i + 1, t], weights[i + 2, t], weights[i + 3, t]
+        u0, u1, u2, u3 = weights[i, t + 1], weights[i + 1, t + 1], weights[i + 2, t + 1], weights[i + 3, t + 1]
+        v0, v1, v2, v3 = weights[i, t + 2], weights[i + 1, t + 2], weights[i + 2, t + 2], weights[i + 3, t + 2]
+        w0, w1, w2, w3 = weights[i, t + 3], weights[i + 1, t + 3], weights[i + 2, t + 3], weights[i + 3, t + 3]
+        z0, z1, z2, z3 = weights[i, t + 4], weights[i + 1, t + 4], weights[i + 2, t + 4], weights[i + 3, t + 4]
         for j in range(size):
             d0 = convert(x0[j]) - shift[j]
             d1 = convert(x1[j]) - shift[j]
@@ -83,13 +100,17 @@ def _add_tile(
             squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
             s[j] += s0 * d0 + s1 * d1 + s2 * d2 + s3 * d3
             u[j] += u0 * d0 + u1 * d1 + u2 * d2 + u3 * d3
-        for t in range(2, len(cross), 3):
+            v[j] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
+            w[j] += w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3
+            z[j] += z0 * d0 + z1 * d1 + z2 * d2 + z3 * d3
+        for t in range(5, len(cross), 5):
             s, u, v = cross[t, :size], cross[t + 1, :size], cross[t + 2, :size]
+            w, z = cross[t + 3, :size], cross[t + 4, :size]
             s0, s1, s2, s3 = weights[i, t], weights[i + 1, t], weights[i + 2, t], weights[i + 3, t]
-            t += 1
-            u0, u1, u2, u3 = weights[i, t], weights[i + 1, t], weights[i + 2, t], weights[i + 3, t]
-            t += 1
-            v0, v1, v2, v3 = weights[i, t], weights[i + 1, t], weights[i + 2, t], weights[i + 3, t]
+            u0, u1, u2, u3 = weights[i, t + 1], weights[i + 1, t + 1], weights[i + 2, t + 1], weights[i + 3, t + 1]
+            v0, v1, v2, v3 = weights[i, t + 2], weights[i + 1, t + 2], weights[i + 2, t + 2], weights[i + 3, t + 2]
+            w0, w1, w2, w3 = weights[i, t + 3], weights[i + 1, t + 3], weights[i + 2, t + 3], weights[i + 3, t + 3]
+            z0, z1, z2, z3 = weights[i, t + 4], weights[i + 1, t + 4], weights[i + 2, t + 4], weights[i + 3, t + 4]
             for j in range(size):
                 d0 = convert(x0[j]) - shift[j]
                 d1 = convert(x1[j]) - shift[j]
@@ -98,7 +119,9 @@ def _add_tile(
                 s[j] += s0 * d0 + s1 * d1 + s2 * d2 + s3 * d3
                 u[j] += u0 * d0 + u1 * d1 + u2 * d2 + u3 * d3
                 v[j] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
-    again = convert(len(weights) - patterns)
+                w[j] += w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3
+                z[j] += z0 * d0 + z1 * d1 + z2 * d2 + z3 * d3
+    again = convert(-patterns % 4)
     if again:
         x0 = block[last, first:stop]
         for j in range(size):
@@ -143,12 +166,12 @@ def exact_moments(
     shift = np.empty(TILE, np.float32)
     total32, squares32 = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     total64, squares64 = np.empty(TILE), np.empty(TILE)
-    no_weights, no_cross = np.zeros((RUN, 2)), np.zeros((2, TILE))
+    no_weights, no_cross = np.zeros((0, 0)), np.zeros((0, PITCH))
     weight = np.zeros(templates)
     for first in range(0, len(block), RUN):
         run = block[first : first + RUN]
         padded = _padded(weights[first : first + RUN])
-        sums = np.empty((padded.shape[1], TILE), np.float32)
+        sums = np.empty((padded.shape[1], PITCH), np.float32)
         for t in range(templates):
             weight[t] = padded[:, t].astype(np.float64).sum()
         for j0 in range(0, pixels, TILE):
@@ -165,7 +188,7 @@ def exact_moments(
                 total64[:] = 0
                 squares64[:] = 0
                 c64 = c.astype(np.float64)
-                _add_tile(run, j0, no_weights[: len(padded)], c64, total64[:size], squares64[:size], no_cross)
+                _add_tile(run, j0, no_weights, c64, total64[:size], squares64[:size], no_cross)
             j = 0
             while j < size:
                 y = ky + (j0 + j) // width
@@ -223,7 +246,7 @@ def shifted_moments(
         Accumulator, changed in place.
     """
     padded = _padded(weights)
-    sums = np.empty((padded.shape[1], TILE))
+    sums = np.empty((padded.shape[1], PITCH))
     for j in range(0, block.shape[1], TILE):
         tile = slice(j, min(j + TILE, block.shape[1]))
         sums[:] = 0

@@ -1,0 +1,90 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .cases import CASES, Case
+from .data import SCALES, Data
+from .rounds import Outcome, run_case
+from .tables import conditions, contestant_rows, figure_rows, report
+
+ABOUT = """Measure the package's speed side by side with its peers and with the limits of the machine.
+
+Everyone does the same jobs in one run, in turn, on the same cores, and the answers are compared. Who is not installed
+is left out. LiberTEM comes with the extra "bench". py4DSTEM asks for an older NumPy than it needs:
+    pip install emdfile ncempy mpire pylops colorspacious gdown scikit-learn scikit-optimize dill
+    pip install --no-deps py4DSTEM
+At full scale this takes about 20 minutes, 11 GB of disk and 12 GB of memory. Linux only."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cases and print the tables; 1 where answers differ or a job of ours failed, else 0."""
+    parser = argparse.ArgumentParser(
+        "python tests/benchmarks", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each contestant (default: 5)")
+    parser.add_argument("--scale", choices=SCALES, default="full", help="size of the data (default: full)")
+    parser.add_argument("--folder", type=Path, help="where the data are made and kept (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured number there")
+    options = parser.parse_args(arguments)
+    about = conditions(
+        shlex.join(["python", "tests/benchmarks", *(sys.argv[1:] if arguments is None else arguments)]),
+        options.scale,
+        options.runs,
+    )
+    with tempfile.TemporaryDirectory(prefix="tdm-benchmarks-") as temporary:
+        folder = (options.folder or Path(temporary)) / options.scale
+        results = run_cases(options.only or list(CASES), folder, Path(temporary), options.scale, options.runs)
+    print(report(about, results))
+    if options.json is not None:
+        numbers = about | {"figures": figure_rows(results), "contestants": contestant_rows(results)}
+        options.json.write_text(json.dumps(numbers, indent=1))
+    failures = [sentence for case, outcome in results for sentence in _failures(case, outcome)]
+    for sentence in failures:
+        print(f"FAILED: {sentence}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def run_cases(
+    names: Sequence[str], folder: Path, scratch: Path, scale: str, rounds: int
+) -> list[tuple[Case, Outcome]]:
+    """Run cases one after another, with a progress bar and a line for each on standard error."""
+    results = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True) as progress:
+        bar = progress.add_task("")
+
+        def say(words: str) -> None:
+            progress.update(bar, description=f"{name}: {words}")
+
+        def step(words: str) -> None:
+            say(words)
+            progress.advance(bar)
+
+        data = Data(folder, scale, say)
+        for name in names:
+            start = time.perf_counter()
+            progress.reset(bar, total=None)
+            case = CASES[name](data)
+            progress.update(bar, total=len(case.contestants) * (rounds + 1))
+            results.append((case, run_case(case, rounds, scratch / name, step)))
+            progress.console.print(f"{name}: {time.perf_counter() - start:.0f} s", highlight=False)
+    return results
+
+
+def _failures(case: Case, outcome: Outcome) -> list[str]:
+    must = {contestant.name for contestant in case.contestants if not contestant.may_fail}
+    failed = [f"{name} did not do its job: {why}." for name, why in outcome.failed.items() if name in must]
+    return [f"{case.name}: {sentence}" for sentence in failed + outcome.disagreements]
