@@ -84,6 +84,13 @@ layout = _options(
     click.option("--dtype", help='Type of a pixel of a raw binary file, such as "uint16" or ">u2".'),
     click.option("--offset", type=int, default=0, help="Bytes before the first frame of a raw binary file."),
     click.option("--gap", type=int, default=0, help="Bytes between the frames of a raw binary file."),
+    click.option("--flyback", type=int, default=0, metavar="N", help="Frames at the end of each line to leave out."),
+    click.option(
+        "--skip-first", type=int, metavar="N", help="Frames before the scan to leave out; those after it, too."
+    ),
+    click.option(
+        "--allow-partial", is_flag=True, help="Take a scan that was interrupted; what is missing is marked as such."
+    ),
 )
 calibration = _options(
     click.option("--scan-step", type=Pair(), help='Between probe positions, such as "0.32 Å"; "y, x" if they differ.'),

@@ -26,6 +26,7 @@ from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, axis_coord
 from .blocks import Crop, InMemory, Shards, ZarrArray
 from .conversion_job import Here, Job, check_unchanged, convert_shard, is_written, lowest, read_sums
 from .errors import CorruptStoreError, CountsError, InputError, StoreError
+from .faults import faults
 from .lazy import source_of
 from .opening import label_vendor
 from .reductions import State
@@ -53,6 +54,9 @@ def convert(
     dtype: Any = None,
     offset: int = 0,
     gap: int = 0,
+    flyback: int = 0,
+    skip_first: int | None = None,
+    allow_partial: bool = False,
     compression: str | None = "lz4",
     resume: bool = True,
     overwrite: bool = False,
@@ -68,8 +72,8 @@ def convert(
         A vendor's file, or labelled counts: in memory, of an opened file or store, or any lazy expression.
     store : path, URL or zarr store object
         Where to write.
-    scan_shape, frame, detector_shape, dtype, offset, gap
-        As in `open`.
+    scan_shape, frame, detector_shape, dtype, offset, gap, flyback, skip_first, allow_partial
+        As in `open`. Probe positions without a frame are marked in the store and left out of every statistic.
     scan_step : float, str or (y, x) pair, optional
         Angstrom; goes before what the file says.
     pixel_size : float, str or (y, x) pair, optional
@@ -111,6 +115,9 @@ def convert(
         raise InputError(f"The compression is {compression!r}; expected one of {list(COMPRESSIONS)}.")
     layout = {"scan_shape": scan_shape, "frame": frame, "detector_shape": detector_shape, "dtype": dtype}
     layout |= {"offset": offset or None, "gap": gap or None}
+    trim = {"flyback": flyback or None, "skip_first": skip_first, "allow_partial": allow_partial or None}
+    trim = {name: value for name, value in trim.items() if value is not None}
+    layout |= trim
     given = {name: value for name, value in layout.items() if value is not None}
     metadata: dict[str, Any] = {}
     if isinstance(source, xr.DataArray):
@@ -151,7 +158,12 @@ def convert(
                 "compression": compression,
                 "crop": {d: [s.start, s.stop] for d, s in crop.items()} if crop else None,
                 "whole": whole_shape,
-                "layout": {"dtype": None if dtype is None else np.dtype(dtype).str, "offset": offset, "gap": gap},
+                "layout": {
+                    "dtype": None if dtype is None else np.dtype(dtype).str,
+                    "offset": offset,
+                    "gap": gap,
+                    **trim,
+                },
                 "labels": _digest(counts, attrs if path else facts),
             },
             "versions": {p: importlib.metadata.version(p) for p in ("tdm-dask", "zarr", "numcodecs", "rosettasciio")},
@@ -162,7 +174,7 @@ def convert(
     backend = resolve(store, read_only=False)
     with writing(name_of(store)):
         if not _prepare(backend, counts.data, name_of(store), attributes, resume, overwrite):
-            _write(backend, counts, path, attributes)
+            _write(backend, counts, path, attributes, metadata.get("counter_depth_bits"))
     return stores.open_store(backend if isinstance(store, Store) else store)
 
 
@@ -263,7 +275,9 @@ def _same_place(first: Store, second: Store) -> bool:
     return first == second
 
 
-def _write(backend: Store, counts: xr.DataArray, path: str | None, attributes: dict[str, Any]) -> None:
+def _write(
+    backend: Store, counts: xr.DataArray, path: str | None, attributes: dict[str, Any], depth: int | None
+) -> None:
     codec = COMPRESSIONS[attributes["request"]["compression"]]
     dtype = counts.dtype.newbyteorder("=")
     array = stores.create(backend, attributes, counts.shape, dtype, codec, _labels(counts))
@@ -284,10 +298,10 @@ def _write(backend: Store, counts: xr.DataArray, path: str | None, attributes: d
         parts = counts.data.rechunk(shards).to_delayed()
         shared = dask.delayed(job, pure=False, traverse=False)
         dask.compute(*(dask.delayed(convert_shard, pure=False)(shared, s, parts[s]) for s in pending))
-    _complete(backend, job)
+    _complete(backend, job, depth)
 
 
-def _complete(backend: Store, job: Job) -> None:
+def _complete(backend: Store, job: Job, depth: int | None) -> None:
     """Merge the sums of all shards, write the statistics, say that the store is complete, and clean up."""
     array, moments = job.array, job.moments
     totals = np.zeros(array.shape[:2], np.uint64 if array.dtype.kind in "ub" else np.float64)
@@ -324,8 +338,9 @@ def _complete(backend: Store, job: Job) -> None:
         if flags is not None:
             attrs = {"long_name": f"{name} that the statistics were gathered with"}
             stores.write_variable(group, stores.GATHERED[name], xr.Variable(dims, flags, attrs))
+    found = faults(mean, maximum, totals, used=job.used, valid=job.valid, n=int(states[0]["n"]), depth=depth)
     stores.consolidate(backend)
-    stores.update_attributes(backend, {"state": "complete"})
+    stores.update_attributes(backend, {"state": "complete", "findings": found})
     _sweep(backend)
 
 

@@ -66,12 +66,13 @@ def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
     """
     import tdm_dask
 
-    given = {key: value for key, value in options.items() if value}
-    from .store import is_store
+    # 0 frames to skip say where the scan begins.
+    given = {key: value for key, value in options.items() if value or (key == "skip_first" and value is not None)}
+    from .store import is_store, stored_findings
 
     if is_store(path):
         counts = tdm_dask.open(path)
-        return _output(path, "store", counts, [], counts.attrs, None)
+        return _output(path, "store", counts, stored_findings(path), counts.attrs, None)
     from .sources import open_vendor
 
     file = open_vendor(path, **given)
@@ -85,8 +86,9 @@ def _command(path: Path, given: Mapping[str, Any], needs_step: bool, needs_angle
     store = f"{path.stem}.zarr"
     words = ["tdm", "convert", str(path), store]
     for key, value in given.items():
-        text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{key.replace('_', '-')}", text]
+        words.append(f"--{key.replace('_', '-')}")
+        if value is not True:
+            words.append("x".join(map(str, value)) if isinstance(value, tuple) else str(value))
     if needs_step:
         words += ["--scan-step", "STEP Å"]
     commands = [shlex.join(words)]

@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 from zarr.abc.store import Store
 
-from .axes import VALID_PIXELS, axis_coordinate, label_counts
+from .axes import VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts
 from .lazy import as_dask
 from .sources import VendorFile, open_vendor
 from .store import StoreLike, is_store, open_store
@@ -24,6 +24,9 @@ def open(
     dtype: Any = None,
     offset: int = 0,
     gap: int = 0,
+    flyback: int = 0,
+    skip_first: int | None = None,
+    allow_partial: bool = False,
 ) -> xr.DataArray:
     """A store or a vendor's file as lazy labelled counts; only its header is read.
 
@@ -38,6 +41,14 @@ def open(
     detector_shape, dtype, offset, gap
         Of raw binary: pixels (nky, nkx) of a pattern, dtype of a pixel, bytes before the first pattern and between
         patterns.
+    flyback : int, default 0
+        Frames at the end of each line of a stack of frames to leave out.
+    skip_first : int, optional
+        Frames before the scan to leave out; then those after its end are left out too. By default the frames must fill
+        the scan.
+    allow_partial : bool, default False
+        Open a scan that was interrupted: probe positions without a frame read as zeros and are marked as missing in
+        the coordinate `valid_patterns`, which every statistic and mask honours.
 
     Returns
     -------
@@ -72,6 +83,9 @@ def open(
         dtype=dtype,
         offset=offset,
         gap=gap,
+        flyback=flyback,
+        skip_first=skip_first,
+        allow_partial=allow_partial,
     )
     return label_vendor(file)
 
@@ -88,6 +102,8 @@ def label_vendor(file: VendorFile) -> xr.DataArray:
             coords[dim] = axis_coordinate(dim, size, step, 0.0, "angstrom")
     if file.valid_pixels is not None and not file.valid_pixels.all():
         coords[VALID_PIXELS] = (("ky", "kx"), file.valid_pixels)
+    if file.valid_patterns is not None:
+        coords[VALID_PATTERNS] = (("y", "x"), file.valid_patterns)
     attrs: dict[str, Any] = dict(file.acquisition)
     if file.pixel_size is not None:
         attrs["pixel_size_mrad"] = list(file.pixel_size)

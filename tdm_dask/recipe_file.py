@@ -28,6 +28,9 @@ class SourceSection:
     offset: int | None = None
     gap: int | None = None
     frame: int | None = None
+    flyback: int | None = None
+    skip_first: int | None = None
+    allow_partial: bool | None = None
     compression: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 import warnings
@@ -43,11 +44,24 @@ FACTS = (
 
 
 def is_store(path: Any) -> bool:
-    """Whether a path or store object holds a zarr 3 group (local paths are only looked at)."""
+    """Whether a path or store object holds a zarr 3 group that is no other program's (local paths are only looked at).
+
+    A folder of another program has arrays of other names than `counts`, or is an array itself.
+    """
     if isinstance(path, Store):
         return True
     text = os.fspath(path)
-    return "://" in text or (Path(text) / "zarr.json").is_file()
+    if "://" in text:
+        return True
+    folder = Path(text)
+    try:
+        top = json.loads((folder / "zarr.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return (folder / "zarr.json").is_file()
+    if top.get("node_type") == "array":
+        return len(top.get("shape", ())) < 4
+    ours = KEY in top.get("attributes", {}) or (folder / COUNTS).is_dir()
+    return ours or not any((member / "zarr.json").is_file() for member in folder.iterdir())
 
 
 def read_attributes(store: Store) -> dict[str, Any] | None:
@@ -239,6 +253,13 @@ def stored_statistics(store: StoreLike) -> xr.Dataset | None:
         variables[VALID_PATTERNS] = flags.astype(bool)
     coords = {d: _read_variable(group, d) for d in DIMS}
     return xr.Dataset(variables, {k: v for k, v in coords.items() if v is not None})
+
+
+def stored_findings(store: StoreLike) -> list[str]:
+    """What was found in a store's source: by its header, and by the sums that were gathered while it was converted."""
+    attributes = read_attributes(resolve(store)) or {}
+    source = attributes.get("source", {})
+    return [*source.get("findings", []), *attributes.get("findings", [])]
 
 
 def _unusable(flags: xr.Variable | None) -> list[int]:

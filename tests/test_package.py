@@ -19,7 +19,7 @@ LAYERS = [
     {"errors", "axes"},
     {"kernels", "memory", "shards"},
     {"blocks", "storage"},
-    {"lazy", "reductions", "sources"},
+    {"lazy", "reductions", "sources", "faults"},
     {"passes"},
     {"store", "statistics", "calibration", "bright_field", "regions", "opening", "conversion", "conversion_job"},
     {"masks", "detectors", "templates", "sites", "evaluation", "tuning"},

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 MIB_KINDS = {1: "U08", 2: "U16", 4: "U32"}
+# Bits that a pixel takes in a 64-bit word of Merlin's raw mode, by the bits of its counter.
+RAW_BITS = {1: 1, 6: 8, 12: 16}
 
 
 def write_mib(
@@ -17,7 +19,10 @@ def write_mib(
     *,
     hdr: dict[str, object] | None = None,
     head: int = 384,
+    chips: int | None = None,
+    layout: str | None = None,
     exposure_ns: int | None = 1_000_000,
+    exposures_ns: Sequence[int] | None = None,
     bits: int = 12,
     pauses_ns: Sequence[int] | None = None,
     kind: str | None = None,
@@ -26,29 +31,67 @@ def write_mib(
 ) -> Path:
     """A Merlin file of counts (..., ky, kx), bottom row first, big-endian, and its .hdr where given."""
     frames = counts.reshape(-1, *counts.shape[-2:])
-    nky, nkx = frames.shape[1:]
     kind = kind or MIB_KINDS[counts.dtype.itemsize]
+    chips = chips or (4 if head == 768 else 1)
+    layout = layout or ("2x2" if head == 768 else "1x1")
+    size = frames.shape[1:]
+    if kind == "R64":
+        # The rows of all chips side by side, and twice as many columns for two frames of 12 bits.
+        size = (size[0] // 2, size[1] * 2) if layout.startswith("2x2") else size
+        size = (size[0], size[1] * 2) if bits == 24 else size
     times = np.datetime64("2024-07-02T11:46:44.035393175", "ns") + np.concatenate(
         [[0], np.cumsum(pauses_ns if pauses_ns is not None else [1_850_000] * (len(frames) - 1))]
     ).astype("timedelta64[ns]")
-    chips, layout = (4, "2x2") if head == 768 else (1, "1x1")
     with open(path, "wb") as file:
         for index, (frame, time) in enumerate(zip(frames, times, strict=True)):
             number = numbers[index] if numbers is not None else first_number + index
             fields = [
-                "MQ1", f"{number:06d}", f"{head:05d}", f"{chips:02d}", f"{nkx:04d}", f"{nky:04d}", kind,
-                f"   {layout}", "01", str(time.astype("datetime64[us]")).replace("T", " "), "0.001000",
+                "MQ1", f"{number:06d}", f"{head:05d}", f"{chips:02d}", f"{size[1]:04d}", f"{size[0]:04d}", kind,
+                layout.rjust(6), "01", str(time.astype("datetime64[us]")).replace("T", " "), "0.001000",
                 "0", "0", "0", "1.200000E+1", "3RX", "023",
             ]  # fmt: skip
-            if exposure_ns is not None:
-                fields += ["MQ1A", f"{time}Z", f"{exposure_ns}ns", str(bits)]
+            exposure = exposures_ns[index] if exposures_ns is not None else exposure_ns
+            if exposure is not None:
+                fields += ["MQ1A", f"{time}Z", f"{exposure}ns", str(bits)]
             file.write((",".join(fields) + ",").encode().ljust(head, b"\x00"))
-            file.write(frame[::-1].astype(counts.dtype.newbyteorder(">")).tobytes())
+            picture = frame[::-1]
+            if kind == "R64":
+                file.write(raw_frame(picture, bits, square=layout.startswith("2x2")))
+            else:
+                file.write(picture.astype(counts.dtype.newbyteorder(">")).tobytes())
     if hdr is not None:
         lines = ["HDR,\t", *(f"{key}:\t{value}" for key, value in hdr.items()), "End\t   "]
         suffix = ".HDR" if path.suffix.isupper() else ".hdr"
         path.with_suffix(suffix).write_text("\n".join(lines))
     return path
+
+
+def raw_frame(picture: np.ndarray, bits: int, *, square: bool) -> bytes:
+    """A frame of Merlin's raw mode, pixel by pixel, from a picture whose first row is the lowest one.
+
+    Each pixel goes to its chip, and there to a row and column: the upper half of the picture is that of the fourth
+    chip and then the third, the lower half that of the second and the first, which look the other way round. Pixel p
+    of a row of all chips fills the bits from p * width on, counted from the low end, of the row's 64-bit words, which
+    are written high byte first.
+    """
+    if bits == 24:
+        high, low = picture.astype(np.uint32) // 4096, picture.astype(np.uint32) % 4096
+        return raw_frame(high, 12, square=square) + raw_frame(low, 12, square=square)
+    rows, columns = picture.shape
+    if square:
+        rows, columns = rows // 2, columns // 2
+    width = RAW_BITS[bits]
+    words = [[0] * (columns * (4 if square else 1) * width // 64) for _ in range(rows)]
+    for y, x in np.argwhere(picture).tolist():
+        row, column, chip = y, x, 0
+        if square:
+            chip = {(0, 0): 3, (0, 1): 2, (1, 0): 1, (1, 1): 0}[y // rows, x // columns]
+            row, column = y % rows, x % columns
+            if chip < 2:
+                row, column = rows - 1 - row, columns - 1 - column
+        word, place = divmod((chip * columns + column) * width, 64)
+        words[row][word] |= int(picture[y, x]) << place
+    return b"".join(struct.pack(">Q", word) for line in words for word in line)
 
 
 def merlin_hdr(frames: int, per_trigger: int, ny: int | None = None, nx: int | None = None) -> dict[str, object]:

@@ -14,7 +14,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import CountsError, InputError, ScanShapeError, SourceError
-from . import blockfile, empad, hdf5, merlin, raw, rosetta
+from . import (
+    blockfile,
+    digital_micrograph,
+    empad,
+    hdf5,
+    hdf5_formats,
+    merlin,
+    mrc,
+    pantarhei,
+    raw,
+    rosetta,
+    tia,
+    tvips,
+    zarr_file,
+)
 from .vendor import Request, VendorFile, file_size, identity
 
 __all__ = ["VendorFile", "identity", "known_extensions", "open_vendor"]
@@ -25,15 +39,24 @@ _BY_MAGIC: tuple[tuple[bytes, _Reader], ...] = (
     (merlin.MAGIC, merlin.open_merlin),
     (blockfile.MAGIC, blockfile.open_blockfile),
     (raw.NPY_MAGIC, raw.open_npy),
+    (hdf5.MAGIC, hdf5_formats.open_hdf5_scan),
+    (tia.MAGIC, tia.open_ser),
 )
+
+_ZIP = b"PK"
 
 _BY_EXTENSION: dict[str, _Reader] = {
     "mib": merlin.open_merlin,
     "blo": blockfile.open_blockfile,
     "npy": raw.open_npy,
-    "hspy": hdf5.open_hdf5_scan,
-    "h5": hdf5.open_hdf5_scan,
-    "hdf5": hdf5.open_hdf5_scan,
+    **dict.fromkeys(("hspy", "h5", "hdf5", "emd", "de5", "nxs", "app5"), hdf5_formats.open_hdf5_scan),
+    **dict.fromkeys(("dm3", "dm4"), digital_micrograph.open_dm),
+    **dict.fromkeys(("zspy", "zarr"), zarr_file.open_zarr_scan),
+    "mrc": mrc.open_mrc,
+    "tvips": tvips.open_tvips,
+    "ser": tia.open_ser,
+    "emi": tia.open_emi,
+    "prz": pantarhei.open_prz,
     "xml": empad.open_empad,
     "raw": raw.open_raw,
     "bin": raw.open_raw,
@@ -62,14 +85,18 @@ def open_vendor(
     dtype: Any = None,
     offset: int = 0,
     gap: int = 0,
+    flyback: int = 0,
+    skip_first: int | None = None,
+    allow_partial: bool = False,
 ) -> VendorFile:
     """Open a vendor's file: only its header is read.
 
     Parameters
     ----------
     path : path
-        Merlin .mib, HyperSpy .hspy, blockfile .blo, EMPAD .xml or .raw, Dectris or EMD HDF5, NumPy .npy, raw
-        binary, or what rosettasciio opens lazily (.mrc, .tvips, .dm4, .emd, ...).
+        Merlin .mib, HyperSpy .hspy or .zspy, Dectris, EMD, py4DSTEM, NeXus, Velox or TopSpin HDF5, EMPAD .xml or
+        .raw, .dm3, .dm4, .mrc, .tvips, .blo, .ser, .prz, a zarr store, NumPy .npy, raw binary, or what else
+        rosettasciio opens lazily (.tif, .rpl, .mrcz).
     scan_shape : (ny, nx), optional
         Probe positions; needed where the file does not know. It goes before what the file says.
     frame : int, optional
@@ -82,6 +109,14 @@ def open_vendor(
         Bytes before the first frame of raw binary.
     gap : int, default 0
         Bytes between the frames of raw binary.
+    flyback : int, default 0
+        Frames at the end of each line of a stack of frames to leave out; the last line may lack them.
+    skip_first : int, optional
+        Frames before the scan to leave out. Given, even as 0, it says where the scan begins, and frames after its end
+        are left out too; else the frames must fill the scan.
+    allow_partial : bool, default False
+        Open a scan that has too few frames, or whose last one is cut short: probe positions without a frame are marked
+        in `valid_patterns` and read as zeros.
 
     Returns
     -------
@@ -117,7 +152,12 @@ def open_vendor(
         dtype=None if dtype is None else _dtype(dtype),
         offset=_whole(offset, "offset"),
         gap=_whole(gap, "gap"),
+        flyback=_whole(flyback, "flyback"),
+        skip_first=None if skip_first is None else _whole(skip_first, "skip_first"),
+        allow_partial=bool(allow_partial),
     )
+    if zarr_file.is_zarr(request.path):
+        return zarr_file.open_zarr_scan(request)
     file_size(request.path)
     return _reader(request)(request)
 
@@ -129,9 +169,8 @@ def _reader(request: Request) -> _Reader:
     for magic, reader in _BY_MAGIC:
         if start.startswith(magic):
             return reader
-    if start.startswith(hdf5.MAGIC):
-        theirs = extension in ("de5", "nxs") or (extension == "emd" and not hdf5.is_scan_first(request.path))
-        return rosetta.open_with_rosettasciio if theirs else hdf5.open_hdf5_scan
+    if start.startswith(_ZIP) and extension in ("zip", "zspy", "zarr"):
+        return zarr_file.open_zarr_scan
     described = request.detector_shape is not None or request.dtype is not None
     if extension == "raw" and not described and empad.header_beside(request.path) is not None:
         return empad.open_empad

@@ -2,207 +2,225 @@
 
 from __future__ import annotations
 
-import os
-from datetime import datetime
+import dataclasses
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..blocks import RawFrames
+from ..blocks import Frames
 from ..errors import ScanShapeError, SourceError
-from .scan_shape import fill_scan
+from .merlin_header import FrameHeader, frame_header, hdr_file, rhythm_of_frames, whole_number
+from .merlin_raw import BITS_STORED, WORD, RawChips
+from .scan_shape import Filling, Rhythm, cut_advice, cut_frame, fill_with_frames
 from .stacks import FlippedRows
 from .vendor import Request, VendorFile, file_size, plain, rosettasciio_reader
 
 MAGIC = b"MQ1,"
 
-_DTYPES = {"U08": ">u1", "U16": ">u2", "U32": ">u4"}
+_DTYPES: dict[str, np.dtype] = {"U08": np.dtype(">u1"), "U16": np.dtype(">u2"), "U32": np.dtype(">u4")}
 
-# A line break shows within a few lines, so more time stamps than these need not be read.
-_MOST_TIMESTAMPS = 10_000
-_LEAST_FLYBACK_NS = 1e3
+# A line break shows within a few lines, so more headers than these need not be read for their times; and where the
+# scan shape is known, only enough to see that it is another.
+_MOST_TIMES = 10_000
+_FEWEST_TIMES = 1024
+
+# Pixels of a Medipix chip along an edge.
+_CHIP = 256
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What follows the header of each frame.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Of values of `dtype`; bytes in raw mode.
+    dtype : dtype
+    depth : int or None
+        Bits of a counter, in raw mode; None in others.
+    square : bool
+        Whether raw frames are those of four chips in a square.
+    """
+
+    rows: int
+    columns: int
+    dtype: np.dtype
+    depth: int | None = None
+    square: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.columns * self.dtype.itemsize
+
+    def frames(self, path: Path, filling: Filling, header_size: int) -> Frames:
+        """The patterns of a scan, upright."""
+        stored = filling.raw_frames(
+            str(path), (self.rows, self.columns), self.dtype, offset=header_size, stride=header_size + self.nbytes
+        )
+        return FlippedRows(stored) if self.depth is None else RawChips(stored, self.depth, self.square)
 
 
 def open_merlin(request: Request) -> VendorFile:
-    """Open a Merlin file; counts are big-endian after a text header before each frame."""
+    """Open a Merlin file: big-endian counts, or raw words, after a text header before each frame."""
     request.refuse_layout("a Merlin file")
     request.refuse_frame("a Merlin file")
     size = file_size(request.path)
-    header = _frame_header(request.path, 0)
-    kind = header["pixels"]
-    if kind == "R64":
-        raise SourceError(
-            f"{request.name} was written in Merlin's raw mode (R64), which is not readable yet; "
-            "export it from the Merlin software as U08, U16 or U32."
-        )
-    if kind not in _DTYPES:
-        raise SourceError(f'{request.name} has pixels of kind "{kind}"; expected U08, U16 or U32.')
-    dtype = np.dtype(_DTYPES[kind])
-    nky, nkx, head = header["rows"], header["columns"], header["size"]
-    stride = head + nky * nkx * dtype.itemsize
+    header = frame_header(request.path)
+    hdr_path, hdr = hdr_file(request.path)
+    depth = header.depth or whole_number(hdr.get("Counter Depth (number)", ""))
+    layout = _layout(request.name, header, depth)
+    stride = header.size + layout.nbytes
     n_frames, rest = divmod(size, stride)
-    if rest:
+    if n_frames == 0 or (rest and not request.allow_partial):
         raise ScanShapeError(
             f"{request.name} has {size} bytes, which is {n_frames} frames of {stride} bytes and {rest} "
-            "bytes of another; the file is truncated: copy it again, or cut it to whole frames."
+            f"bytes of another; the file is truncated: {cut_advice(n_frames)}."
         )
-    hdr_path, hdr = _hdr_file(request.path)
-    findings = [f"{n_frames} frame(s) of {nky} x {nkx} pixels, {kind}."]
-    if hdr_path is None:
-        findings.append("There is no .hdr file beside it.")
-    else:
-        findings.append(f"Header from {hdr_path.name}.")
-    announced = _integer(hdr, "Frames in Acquisition (Number)")
+    last = frame_header(request.path, (n_frames - 1) * stride)
+    declared, declared_by = _declared_shape(hdr, n_frames)
+
+    def look_at_times(most: int = _MOST_TIMES) -> Rhythm | None:
+        return rhythm_of_frames(request.path, min(n_frames, most), stride)
+
+    if declared is None and request.scan_shape is None:
+        lines = look_at_times()
+        if lines is not None and lines.start == 0 and not lines.flyback and n_frames % lines.line == 0:
+            declared = n_frames // lines.line, lines.line
+            declared_by = "the pauses between the frames' time stamps (check it)"
+    filling = fill_with_frames(request, n_frames, declared, declared_by, rhythm=look_at_times)
+    lines = look_at_times(min(max(3 * filling.order.line, _FEWEST_TIMES), _MOST_TIMES))
+    frames = layout.frames(request.path, filling, header.size)
+    nky, nkx = frames.shape[2:]
+    findings = [f"{n_frames} frame(s) of {nky} x {nkx} pixels, {_kind_text(header, layout)}."]
+    findings += cut_frame(rest, stride)
+    findings.append("There is no .hdr file beside it." if hdr_path is None else f"Header from {hdr_path.name}.")
+    announced = whole_number(hdr.get("Frames in Acquisition (Number)", ""))
     if announced not in (None, n_frames):
         findings.append(f"The .hdr file announces {announced} frames.")
-    declared, declared_by = _declared_shape(request, hdr, n_frames, stride)
-    shape, sentence = fill_scan(request.name, n_frames, request.scan_shape, declared, declared_by)
-    findings.append(sentence)
-    findings += _dropped_frames(request.path, n_frames, stride, header)
+    findings += [*filling.findings, *_other_lines(filling, lines), *_dropped_frames(header, last, n_frames)]
+    findings += _narrowest(depth, frames.dtype)
+    valid_pixels, sentences = _gaps(header, hdr, (nky, nkx))
     acquisition = {}
-    if header["exposure_ms"] is not None and header["exposure_ms"] > 0:
-        acquisition["dwell_time_s"] = header["exposure_ms"] * 1e-3
-    bits = header["bits"] or _integer(hdr, "Counter Depth (number)")
-    metadata = {
-        "counter_depth_bits": bits,
-        "mib_header": {key: value for key, value in header.items() if key not in ("size", "bits")},
-        "hdr_file": {key: value.strip() for key, value in hdr.items()},
-    }
-    frames = RawFrames(str(request.path), (*shape, nky, nkx), dtype.str, offset=head, frame_stride=stride)
+    if header.exposure_ms:
+        acquisition["dwell_time_s"] = header.exposure_ms * 1e-3
+    metadata = {"counter_depth_bits": depth, "mib_header": dataclasses.asdict(header), "hdr_file": hdr}
     return VendorFile(
         path=str(request.path),
         reader=rosettasciio_reader("quantumdetector"),
-        source=FlippedRows(frames),
+        source=filling.without_missing(frames),
         acquisition=acquisition,
         metadata=plain(metadata),
-        findings=tuple(findings),
+        findings=(*findings, *sentences),
+        valid_pixels=valid_pixels,
+        valid_patterns=filling.valid_patterns,
     )
 
 
-def _frame_header(path: Path, position: int) -> dict[str, Any]:
-    """The facts in the text before one frame, which starts at `position` bytes."""
-    with open(path, "rb") as file:
-        file.seek(position)
-        text = file.read(8192)
-    damaged = SourceError(
-        f"{path.name} has no Merlin header at byte {position}; the file is damaged or not a .mib file."
-    )
-    fields = text.split(b"\x00")[0].decode("latin-1").split(",")
-    try:
-        size = int(fields[2])
-        if fields[0] != "MQ1" or size <= 0:
-            raise damaged
-        fields = text[:size].decode("latin-1").rstrip("\x00 \r\n").split(",")
-        header: dict[str, Any] = {
-            "sequence": int(fields[1]),
-            "size": size,
-            "columns": int(fields[4]),
-            "rows": int(fields[5]),
-            "pixels": fields[6],
-            "chips": fields[7].strip(),
-            "timestamp": fields[9],
-            "exposure_ms": None,
-            "bits": None,
-        }
-    except (ValueError, IndexError):
-        raise damaged from None
-    if "MQ1A" in fields:
-        extension = fields[fields.index("MQ1A") + 1 :]
-        if extension:
-            header["timestamp"] = extension[0]
-        if len(extension) > 1 and extension[1].endswith("ns"):
-            header["exposure_ms"] = float(extension[1][:-2]) / 1e6
-        if len(extension) > 2 and extension[2].strip().isdigit():
-            header["bits"] = int(extension[2])
-    return header
+def _layout(name: str, header: FrameHeader, depth: int | None) -> _Layout:
+    """How the counts of a frame lie in the file."""
+    if header.pixels in _DTYPES:
+        return _Layout(header.rows, header.columns, _DTYPES[header.pixels])
+    if header.pixels != "R64":
+        raise SourceError(f'{name} has pixels of kind "{header.pixels}"; expected U08, U16, U32 or R64.')
+    if depth not in BITS_STORED:
+        raise SourceError(
+            f"{name} was written in raw mode (R64) with counters of {depth or 'unknown'} bits; expected 1, 6, 12 or "
+            "24: put the .hdr file beside it, which says so, or export it from the Merlin software."
+        )
+    square = header.chips == 4 and header.layout.removesuffix("G") == "2x2"
+    if header.chips != 1 and not square:
+        raise SourceError(
+            f"{name} was written in raw mode (R64) by {header.chips} chips in the layout {header.layout}, whose pixel "
+            "order is not known; expected one chip or four in 2x2: export it from the Merlin software as U16."
+        )
+    rows, columns = header.rows, header.columns
+    if depth == 24:
+        # Two frames of 12 bits, for which the header doubles the columns.
+        columns, odd = (columns, 0) if columns == _CHIP * header.chips else divmod(columns, 2)
+        rows *= 2
+    else:
+        odd = 0
+    if odd or columns * BITS_STORED[depth] % (8 * WORD * header.chips):
+        raise SourceError(
+            f"{name} was written in raw mode (R64) with {header.columns} columns of {depth} bits by {header.chips} "
+            "chip(s), which fill no whole 64-bit words; the header is damaged: export it from the Merlin software."
+        )
+    return _Layout(rows, columns * BITS_STORED[depth] // 8, np.dtype("u1"), depth, square)
 
 
-def _hdr_file(path: Path) -> tuple[Path | None, dict[str, str]]:
-    """The text header beside a .mib file, whatever the case of its extension."""
-    from rsciio.quantumdetector._api import parse_hdr_file
-
-    for candidate in sorted(path.parent.iterdir()):
-        if candidate.stem == path.stem and candidate.suffix.lower() == ".hdr":
-            try:
-                return candidate, parse_hdr_file(str(candidate))
-            except (ValueError, OSError) as error:
-                raise SourceError(
-                    f"{candidate.name} beside {path.name} cannot be read as a Merlin header ({error}); "
-                    "move it away or copy it again."
-                ) from None
-    return None, {}
+def _kind_text(header: FrameHeader, layout: _Layout) -> str:
+    if layout.depth is None:
+        return header.pixels
+    text = f"raw mode (R64), {layout.depth} bits, {header.chips} chip(s), every pixel put in its place"
+    if layout.square and layout.depth == 24:
+        text += " (24 bits of four chips are read as two frames of 12 bits; no real file was seen: look at a pattern)"
+    return text
 
 
-def _integer(hdr: dict[str, str], key: str) -> int | None:
-    text = hdr.get(key, "").strip()
-    return int(text) if text.isdigit() and int(text) > 0 else None
-
-
-def _declared_shape(
-    request: Request, hdr: dict[str, str], n_frames: int, stride: int
-) -> tuple[tuple[int, int] | None, str]:
-    """The scan shape that the file gives away, and what gave it."""
-    nx, ny = _integer(hdr, "ScanX"), _integer(hdr, "ScanY")
+def _declared_shape(hdr: dict[str, str], n_frames: int) -> tuple[tuple[int, int] | None, str]:
+    """The scan shape that the headers give away, and what gave it."""
+    nx, ny = whole_number(hdr.get("ScanX", "")), whole_number(hdr.get("ScanY", ""))
     if nx and ny:
         return (ny, nx), "the .hdr file (ScanY, ScanX)"
-    per_trigger = _integer(hdr, "Frames per Trigger (Number)") or 1
+    per_trigger = whole_number(hdr.get("Frames per Trigger (Number)", "")) or 1
     if 1 < per_trigger < n_frames and n_frames % per_trigger == 0:
         return (n_frames // per_trigger, per_trigger), "the .hdr file (frames per trigger)"
     if n_frames == 1:
         return (1, 1), "the single frame"
-    if request.scan_shape is not None:
-        return None, ""
-    per_line = _frames_per_line(request.path, n_frames, stride)
-    if per_line:
-        return (n_frames // per_line, per_line), "the pauses between the frames' time stamps (check it)"
     return None, ""
 
 
-def _frames_per_line(path: Path, n_frames: int, stride: int) -> int | None:
-    """Frames between regular pauses of the time stamps; None unless every pause fits and lines are whole."""
-    count = min(n_frames, _MOST_TIMESTAMPS)
-    times = []
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        for index in range(count):
-            times.append(_timestamp(os.pread(handle, 1024, index * stride)))
-    finally:
-        os.close(handle)
-    if any(time is None for time in times):
-        return None
-    pauses = np.diff(np.array(times, dtype="datetime64[ns]")).astype(np.float64)
-    is_break = pauses > (np.median(pauses) + pauses.max()) / 2
-    if not is_break.any():
-        return None
-    # A flyback is well above the jitter of the frames; ticks of the clock (10 ns) are no lines.
-    usual = pauses[~is_break]
-    if pauses[is_break].min() - usual.max() < max(_LEAST_FLYBACK_NS, 3 * np.ptp(usual)):
-        return None
-    breaks = np.flatnonzero(is_break) + 1
-    per_line = int(breaks[0])
-    regular = np.array_equal(breaks, np.arange(per_line, count, per_line))
-    return per_line if regular and per_line > 1 and n_frames % per_line == 0 else None
+def _other_lines(filling: Filling, lines: Rhythm | None) -> list[str]:
+    """A sentence if the frames' times say that lines are longer or shorter than those of the scan."""
+    if lines is None or lines.line == filling.order.line:
+        return []
+    return [f"{lines}, but those of the scan have {filling.order.line}: check scan_shape and flyback."]
 
 
-def _timestamp(header: bytes) -> np.datetime64 | None:
-    fields = header.split(b"\x00")[0].decode("latin-1").split(",")
-    text = fields[fields.index("MQ1A") + 1] if "MQ1A" in fields[:-1] else (fields[9] if len(fields) > 9 else "")
-    try:
-        # NumPy keeps the nanoseconds, datetime says whether the text is a time at all.
-        datetime.fromisoformat(text[:19])
-        return np.datetime64(text.rstrip("Z").strip().replace(" ", "T"), "ns")
-    except ValueError:
-        return None
-
-
-def _dropped_frames(path: Path, n_frames: int, stride: int, first: dict[str, Any]) -> list[str]:
+def _dropped_frames(first: FrameHeader, last: FrameHeader, n_frames: int) -> list[str]:
     """A sentence if the numbers that the detector gave its frames do not run on to the end of the file."""
-    last = _frame_header(path, (n_frames - 1) * stride)
-    expected = first["sequence"] + n_frames - 1
-    if last["sequence"] == expected or n_frames == 1:
+    expected = first.number + n_frames - 1
+    if last.number == expected:
         return []
     return [
-        f"The first frame is number {first['sequence']} and the last number {last['sequence']}, where "
-        f"{expected} was expected: frames may be missing or doubled."
+        f"The first frame is number {first.number} and the last number {last.number}, where {expected} was expected: "
+        "frames may be missing or doubled."
+    ]
+
+
+def _narrowest(depth: int | None, dtype: np.dtype) -> list[str]:
+    """A sentence on the counts that the counters can reach, and the narrowest dtype for them."""
+    if depth is None or depth > 32:
+        return []
+    narrowest = np.min_scalar_type(2**depth - 1)
+    stored = "" if narrowest == dtype else f", in {dtype} here"
+    return [f"{depth}-bit counters: counts up to {2**depth - 1}, which {narrowest} holds without loss{stored}."]
+
+
+def _gaps(header: FrameHeader, hdr: dict[str, str], detector: tuple[int, int]) -> tuple[np.ndarray | None, list[str]]:
+    """Flags of the pixels that are no gap between chips, where the counts have any, and what is said about gaps."""
+    if header.chips == 1 or not re.fullmatch(r"[0-9N]+x[0-9]+G?", header.layout, re.ASCII):
+        return None, []
+    chips = (2, 2) if header.layout.removesuffix("G") == "2x2" else (1, header.chips)
+    gaps = [(n - count * _CHIP) // (count - 1) if count > 1 else 0 for n, count in zip(detector, chips, strict=True)]
+    if max(gaps) <= 0:
+        return None, [
+            f"The {header.chips} chips ({header.layout}) touch in the counts: the gap between them is left out, so "
+            "what lies across it is farther apart than it seems, and the pixels along it may be larger than others."
+        ]
+    valid = np.ones(detector, bool)
+    for axis, (count, gap) in enumerate(zip(chips, gaps, strict=True)):
+        for chip in range(1, count if gap > 0 else 1):
+            start = chip * _CHIP + (chip - 1) * gap
+            index = [slice(None), slice(None)]
+            index[axis] = slice(start, start + gap)
+            valid[tuple(index)] = False
+    mode = hdr.get("Gap Fill Mode", "")
+    filled = f' (filled: "{mode}")' if mode else ""
+    return valid, [
+        f"The gap between the chips ({header.layout}) is in the counts{filled}; its {int((~valid).sum())} pixels were "
+        "not measured and are not valid."
     ]

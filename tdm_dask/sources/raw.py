@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 
-from ..blocks import RawFrames
 from ..errors import CountsError, InputError, ScanShapeError, SourceError
-from .scan_shape import fill_scan, suggestion
+from .scan_shape import cut_advice, cut_frame, fill_with_frames
 from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, storage_dtype
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -34,36 +35,43 @@ def open_raw(request: Request) -> VendorFile:
     dtype = check_dtype(request.dtype, request.name)
     pixels = math.prod(request.detector_shape) * dtype.itemsize
     stride = pixels + request.gap
-    positions = math.prod(request.scan_shape)
-    expected = request.offset + positions * stride
-    findings = [
-        f"Raw binary as asked: {positions} frames of {pixels} bytes, offset {request.offset}, gap {request.gap}."
-    ]
-    if size == expected - request.gap and request.gap:
+    layout = f"{request.detector_shape} {dtype} frames (offset {request.offset}, gap {request.gap})"
+    n_frames, rest = divmod(max(size - request.offset, 0), stride)
+    findings = [f"Raw binary as asked: {layout}."]
+    if rest == pixels and request.gap:
+        n_frames, rest = n_frames + 1, 0
         findings.append("There is no gap after the last frame.")
-    elif size != expected:
-        whole, rest = divmod(size - request.offset, stride) if size > request.offset else (0, 0)
-        # The last frame counts although its gap is missing.
-        fits = whole if rest == 0 else whole + 1 if rest == pixels else 0
-        advice = (
-            f"{fits} frames fit, so give a scan_shape such as {suggestion(fits, request.scan_shape)}"
-            if fits
-            else f"the size holds {whole} such frames and {rest} bytes more, so check offset, gap, "
-            "detector_shape and dtype"
-        )
+    if n_frames == 0 or (rest and not request.allow_partial):
         raise ScanShapeError(
-            f"{request.name} has {size} bytes, but scan_shape {request.scan_shape} of "
-            f"{request.detector_shape} {dtype} frames "
-            f"(offset {request.offset}, gap {request.gap}) needs {expected}; {advice}."
+            f"{request.name} has {size} bytes, but scan_shape {request.scan_shape} of {layout} needs "
+            f"{request.offset + math.prod(request.scan_shape) * stride}; the size holds {n_frames} such frames and "
+            f"{rest} bytes more, so check offset, gap, detector_shape and dtype, or {cut_advice(n_frames)}."
         )
-    source = RawFrames(
-        str(request.path),
-        (*request.scan_shape, *request.detector_shape),
-        storage_dtype(dtype).str,
-        offset=request.offset,
-        frame_stride=stride,
+    filling = fill_with_frames(request, n_frames, name=f"{request.name}, {size} bytes read as {layout},")
+    source = filling.raw_frames(
+        str(request.path), request.detector_shape, storage_dtype(dtype), offset=request.offset, stride=stride
     )
-    return VendorFile(path=str(request.path), reader="raw binary", source=source, findings=tuple(findings))
+    return VendorFile(
+        path=str(request.path),
+        reader="raw binary",
+        source=filling.without_missing(source),
+        findings=(*findings, *cut_frame(rest, stride), *filling.findings),
+        valid_patterns=filling.valid_patterns,
+    )
+
+
+def npy_header(name: str, file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and dtype of the array in an open .npy file, which is left at its first byte."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(version[0])
+        if read is None:
+            raise SourceError(
+                f"{name} is a NumPy file of version {version[0]}; save it again as a plain numeric array."
+            )
+        return read(file)
+    except (ValueError, TypeError, SyntaxError, TokenError, OverflowError, MemoryError, RecursionError) as error:
+        raise SourceError(f"{name} is not a whole NumPy file ({error}); save it again.") from None
 
 
 def open_npy(request: Request) -> VendorFile:
@@ -71,28 +79,22 @@ def open_npy(request: Request) -> VendorFile:
     request.refuse_layout("a NumPy file")
     size = file_size(request.path)
     with open(request.path, "rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(version[0])
-            if read is None:
-                raise SourceError(
-                    f"{request.name} is a NumPy file of version {version[0]}; save it again as a plain numeric array."
-                )
-            shape, fortran, dtype = read(file)
-        except ValueError as error:
-            raise SourceError(f"{request.name} is not a whole NumPy file ({error}); save it again.") from None
+        shape, fortran, dtype = npy_header(request.name, file)
         offset = file.tell()
     dtype = check_dtype(dtype, request.name)
     if fortran:
         raise SourceError(
             f"{request.name} is stored in Fortran order; expected C order: save numpy.ascontiguousarray(array) instead."
         )
-    if 0 in shape or len(shape) not in (3, 4, 5):
+    if len(shape) not in (3, 4, 5) or min(shape) < 1:
         raise CountsError(
             f"{request.name} holds an array of shape {shape}; expected (y, x, ky, kx) or (frame, ky, kx)."
         )
     expected = offset + math.prod(shape) * dtype.itemsize
-    if size != expected:
+    frame = math.prod(shape[-2:]) * dtype.itemsize
+    n_frames, rest = divmod(max(size - offset, 0), frame)
+    interrupted = request.allow_partial and 0 < n_frames < math.prod(shape[:-2]) and len(shape) < 5
+    if size != expected and not interrupted:
         raise SourceError(
             f"{request.name} has {size} bytes, but its header announces {expected}; the file is damaged, save it again."
         )
@@ -105,9 +107,15 @@ def open_npy(request: Request) -> VendorFile:
     else:
         request.refuse_frame("a NumPy file")
     declared = shape[:2] if len(shape) == 4 else None
-    scan_shape, sentence = fill_scan(
-        request.name, math.prod(shape[:-2]), request.scan_shape, declared, "the array's own shape"
+    if not interrupted:
+        n_frames, rest = math.prod(shape[:-2]), 0
+    filling = fill_with_frames(request, n_frames, declared, "the array's own shape")
+    detector = (shape[-2], shape[-1])
+    source = filling.raw_frames(str(request.path), detector, storage_dtype(dtype), offset=offset)
+    return VendorFile(
+        path=str(request.path),
+        reader="NumPy",
+        source=filling.without_missing(source),
+        findings=(*findings, *cut_frame(rest, frame), *filling.findings),
+        valid_patterns=filling.valid_patterns,
     )
-    full = (*scan_shape, shape[-2], shape[-1])
-    source = RawFrames(str(request.path), full, storage_dtype(dtype).str, offset=offset)
-    return VendorFile(path=str(request.path), reader="NumPy", source=source, findings=(*findings, sentence))

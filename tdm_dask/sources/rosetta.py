@@ -17,15 +17,12 @@ import numpy as np
 
 from ..errors import CountsError, ScanShapeError, SourceError
 from .calibration_facts import acquisition_facts, facts_of_axes
-from .scan_shape import fill_scan
+from .scan_shape import fill_with_frames
 from .stacks import StackSource, chunk_of
 from .vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
 
 # What can hold a scan of patterns, of all that rosettasciio reads.
-EXTENSIONS = (
-    *("app5", "de5", "dm3", "dm4", "emd", "emi", "mrc", "mrcz"),
-    *("nxs", "rpl", "ser", "tif", "tiff", "tvips"),
-)
+EXTENSIONS = ("mrcz", "rpl", "tif", "tiff")
 
 # Bytes of a chunk: enough that a block is a few chunks, few enough that part of a line is not a whole scan.
 _CHUNK_BYTES = 16 * 2**20
@@ -56,13 +53,7 @@ class RosettaSource(StackSource):
         except OSError as error:
             raise SourceError(f"{self.path} cannot be read ({error.strerror}); check the path.") from None
         array = _lazy_array(self.path, modified, self.plugin, self.signal, self.chunks)
-        found = array.shape[len(self.leading) :]
-        expected = (self.shape[0] * self.shape[1], *self.shape[2:]) if self.flat else self.shape
-        if found != expected or array.dtype != self.file_dtype:
-            raise SourceError(
-                f"{self.path} has changed since it was opened: it holds {found} {array.dtype}, it "
-                f"held {expected} {self.file_dtype}; open it again."
-            )
+        self.check(array.shape[len(self.leading) :], array.dtype)
         yield array
 
     @staticmethod
@@ -140,19 +131,18 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     if 0 in data.shape:
         raise CountsError(f"{request.name} holds an array of shape {data.shape}; every dim needs at least one element.")
     shape, flat = data.shape[len(leading) :], data.ndim == 3
+    filling = None
     if flat:
-        scan, sentence = fill_scan(request.name, shape[0], request.scan_shape, None, "")
-        findings.append(sentence)
-        shape = (*scan, *shape[1:])
+        filling = fill_with_frames(request, shape[0])
+        findings += filling.findings
+        shape = (*filling.shape, *shape[1:])
     elif request.scan_shape not in (None, shape[:2]):
         raise ScanShapeError(
             f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape {request.scan_shape} "
             "was given; leave it out."
         )
-    if request.path.suffix.lower() in (".dm3", ".dm4"):
-        findings.append(
-            "Some DigitalMicrograph files store scan and detector axes in another order; look at the mean pattern."
-        )
+    else:
+        request.refuse_trim("a scan of four dimensions")
     metadata = signal["metadata"]
     acquisition = acquisition_facts(metadata)
     # The unit of the beam current differs between rosettasciio's readers.
@@ -167,6 +157,7 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         leading,
         flat,
         chunk_of(chunks or data.chunksize, shape[1], flat),
+        frames=None if filling is None else filling.order,
         plugin=plugin,
         signal=index,
         chunks=chunks,
@@ -177,12 +168,13 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     return VendorFile(
         path=str(request.path),
         reader=rosettasciio_reader(plugin.removeprefix("rsciio.")),
-        source=source,
+        source=source if filling is None else filling.without_missing(source),
         scan_step=facts.scan_step,
         pixel_size=facts.pixel_size,
         acquisition=acquisition,
         metadata=plain({"metadata": metadata, "original_metadata": signal.get("original_metadata", {})}),
         findings=(*findings, *facts.findings),
+        valid_patterns=None if filling is None else filling.valid_patterns,
     )
 
 

@@ -1,4 +1,4 @@
-"""Sources whose counts are not plain equally spaced frames: flipped detector rows, and array-like files."""
+"""Sources whose counts are not plain equally spaced frames: flipped rows, scattered frames, array-like files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..blocks import BLOCK_BYTES, Block, Frames, Source, Window, bounding_box
+from ..blocks import BLOCK_BYTES, Block, Frames, RawFrames, Source, Window, bounding_box
 from ..errors import InputError, SourceError
 from ..memory import Buffers
-from .vendor import native_dtype
+from .vendor import FileState, check_state, file_state, native_dtype
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,186 @@ class FlippedRows(Frames):
 
 
 @dataclass(frozen=True)
+class ListedFrames(RawFrames):
+    """Frames of one file that start at listed bytes, in the order of the scan.
+
+    Parameters
+    ----------
+    starts : ndarray of int64, shape (ny * nx,)
+        Byte of each frame's first pixel.
+    """
+
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False, repr=False)
+
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        shape = (y.stop - y.start, x.stop - x.start, *self.shape[2:])
+        data = buffers.take("file", (shape[0] * shape[1], math.prod(shape[2:]) * self.dtype.itemsize), np.uint8)
+        with open(self.path, "rb", buffering=0) as file:
+            for frame, start in zip(data, self.starts.reshape(self.shape[:2])[y, x].flat, strict=True):
+                self._fill(file.fileno(), frame, int(start))
+        return data.view(self.file_dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class FrameOrder:
+    """Where the patterns of a scan lie among the frames of a stack.
+
+    Parameters
+    ----------
+    frames : int
+        Frames in the stack.
+    first : int
+        The frame of the first probe position.
+    line : int
+        Frames from the first of one line to the first of the next: nx and the flyback.
+    """
+
+    frames: int
+    first: int
+    line: int
+
+
+@dataclass(frozen=True)
+class JoinedFrames(Frames):
+    """The frames of several files, one file after the other.
+
+    Parameters
+    ----------
+    parts : tuple of RawFrames
+        The frames of each file as one line, shape (1, n, nky, nkx).
+    shape : (ny, nx, nky, nkx)
+        Of the scan that they fill together.
+    states : tuple of FileState
+        The files as they were when they were opened.
+    order : FrameOrder
+        Which frame belongs to which probe position.
+    """
+
+    parts: tuple[RawFrames, ...]
+    shape: tuple[int, int, int, int]
+    states: tuple[FileState, ...]
+    order: FrameOrder
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return self.parts[0].dtype
+
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        ny, nx = y.stop - y.start, x.stop - x.start
+        out = buffers.take("joined", (ny, nx, *self.shape[2:]), self.parts[0].file_dtype)
+        edges = [0, *np.cumsum([part.shape[1] for part in self.parts]).tolist()]
+        for part, state, (first, last) in zip(self.parts, self.states, pairwise(edges), strict=True):
+            for line, row in zip(out, range(y.start, y.stop), strict=True):
+                start = self.order.first + row * self.order.line + x.start
+                low, high = max(start, first), min(start + nx, last)
+                if low < high:
+                    check_state(state)
+                    frames = part.read_as_stored(slice(0, 1), slice(low - first, high - first), buffers)
+                    line[low - start : high - start] = frames[0]
+        return out
+
+
+@dataclass(frozen=True)
+class DetectorFirst(Source):
+    """Counts of an uncompressed array (ky, kx, y, x), of which each pixel's part of a window is read by itself.
+
+    Parameters
+    ----------
+    path : str
+    shape : (ny, nx, nky, nkx)
+    file_dtype : str
+    offset : int
+        Byte of the first count.
+    """
+
+    path: str
+    shape: tuple[int, int, int, int]
+    file_dtype: str
+    offset: int
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return native_dtype(self.file_dtype)
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        ny, nx, nky, nkx = self.shape
+        out = np.empty((y1 - y0, x1 - x0, nky, nkx), self.dtype)
+        # One read brings a pixel's lines, whole but for the ends of the first and the last one; the columns that are
+        # not wanted are dropped row by row of the detector, before they add up.
+        first, stop = y0 * nx + x0, (y1 - 1) * nx + x1
+        run = np.zeros((y1 - y0) * nx, self.file_dtype)
+        wanted = run[x0 : x0 + stop - first]
+        row = np.empty((nkx, y1 - y0, x1 - x0), self.dtype)
+        with open(self.path, "rb", buffering=0) as file:
+            for ky in range(nky):
+                for kx in range(nkx):
+                    place = self.offset + ((ky * nkx + kx) * ny * nx + first) * run.itemsize
+                    if os.preadv(file.fileno(), [wanted.data], place) != wanted.nbytes:
+                        raise SourceError(f"{self.path} became shorter since it was opened; copy it again.")
+                    row[kx] = run.reshape(y1 - y0, nx)[:, x0:x1]
+                out[:, :, ky] = row.transpose(1, 2, 0)
+        return out
+
+    def identity(self) -> tuple[Any, ...]:
+        return (*super().identity(), file_state(self.path))
+
+
+@dataclass(frozen=True)
+class PartialScan(Source):
+    """A scan of which only the first probe positions have a pattern in the file; the others read as zeros.
+
+    Parameters
+    ----------
+    source : Source
+        Of the whole scan's shape; what it has no frame for is never asked of it.
+    present : int
+        Probe positions, in the order of the scan, that have a pattern.
+    """
+
+    source: Source
+    present: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return self.source.dtype
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.source.tile
+
+    @property
+    def random_access(self) -> bool:
+        return self.source.random_access
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        out = np.zeros((y1 - y0, x1 - x0, *self.shape[2:]), self.dtype)
+        lines, rest = divmod(self.present, self.shape[1])
+        if y0 < min(lines, y1):
+            out[: min(lines, y1) - y0] = self.source.read(y0, min(lines, y1), x0, x1)
+        if y0 <= lines < y1 and x0 < min(rest, x1):
+            out[lines - y0, : min(rest, x1) - x0] = self.source.read(lines, lines + 1, x0, min(rest, x1))[0]
+        return out
+
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        if y.stop <= self.present // self.shape[1]:
+            return self.source.read_as_stored(y, x, buffers)
+        return self.read(y.start, y.stop, x.start, x.stop)
+
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        y, x = window
+        whole = min(max(self.present // self.shape[1], y.start), y.stop)
+        above, below = (None, None) if used is None else (used[: whole - y.start], used[whole - y.start :])
+        if y.start < whole:
+            yield from self.source.blocks((slice(y.start, whole), x), above, pixels)
+        if whole < y.stop:
+            yield from super().blocks((slice(whole, y.stop), x), below, pixels)
+
+
+@dataclass(frozen=True)
 class StackSource(Source):
     """Counts in an array-like that is opened anew for each block.
 
@@ -53,9 +234,15 @@ class StackSource(Source):
     leading : tuple of int, default ()
         Indices that pick this scan out of a stack of scans.
     flat : bool, default False
-        Whether the probe positions are one axis of ny * nx in the file.
+        Whether the probe positions are one axis in the file.
     chunk : (int, int), default (1, 1)
         Probe positions (y, x) that the file compresses together, which are best read together.
+    order : tuple of int, default ()
+        Where (y, x, ky, kx), or (frame, ky, kx) if flat, are among the file's dims; as they stand, by default.
+    states : tuple of FileState, default ()
+        Other files that hold these counts, as they were when the scan was opened.
+    frames : FrameOrder, optional
+        If flat, which frame belongs to which probe position; as many as there are of these, by default.
     """
 
     path: str
@@ -64,10 +251,23 @@ class StackSource(Source):
     leading: tuple[int, ...] = ()
     flat: bool = False
     chunk: tuple[int, int] = (1, 1)
+    order: tuple[int, ...] = ()
+    states: tuple[FileState, ...] = ()
+    frames: FrameOrder | None = None
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return native_dtype(self.file_dtype)
+
+    @property
+    def _frames(self) -> FrameOrder:
+        return self.frames or FrameOrder(self.shape[0] * self.shape[1], 0, self.shape[1])
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """Shape of the scan as it lies in the file, without the leading dims."""
+        shape = (self._frames.frames, *self.shape[2:]) if self.flat else self.shape
+        return tuple(shape[self.order.index(i)] for i in range(len(shape))) if self.order else shape
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -77,10 +277,26 @@ class StackSource(Source):
     def opened(self) -> AbstractContextManager[Any]:
         """The array-like as it lies in the file."""
 
+    def check(self, shape: tuple[int, ...], dtype: Any) -> None:
+        """Raise unless the array, without its leading dims, is what it was when the scan was opened."""
+        if shape != self.file_shape or dtype != self.file_dtype:
+            raise SourceError(
+                f"{self.path} has changed since it was opened: it holds {shape} {dtype}, it held {self.file_shape} "
+                f"{np.dtype(self.file_dtype)}; open it again."
+            )
+
     @staticmethod
     def load(selection: Any) -> np.ndarray:
         """A NumPy array from what slicing the array-like gave."""
         return np.asarray(selection)
+
+    def _select(self, counts: Any, *scan: slice) -> np.ndarray:
+        """Patterns of a window as (y, x, ky, kx), or of a run of frames as (frame, ky, kx)."""
+        index = (*scan, slice(None), slice(None))
+        if not self.order:
+            return self.load(counts[(*self.leading, *index)])
+        in_file = tuple(index[self.order.index(i)] for i in range(len(index)))
+        return self.load(counts[(*self.leading, *in_file)]).transpose(self.order)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         ny, nx, nky, nkx = self.shape
@@ -88,15 +304,19 @@ class StackSource(Source):
             raise InputError(
                 f"Probe positions [{y0}:{y1}, {x0}:{x1}] were asked for; the scan has ({ny}, {nx}), stay inside it."
             )
+        for state in self.states:
+            check_state(state)
         with self.opened() as counts:
             if not self.flat:
-                block = self.load(counts[(*self.leading, slice(y0, y1), slice(x0, x1))])
-            elif x1 - x0 == nx:
-                block = self.load(counts[(*self.leading, slice(y0 * nx, y1 * nx))])
+                block = self._select(counts, slice(y0, y1), slice(x0, x1))
+            elif x1 - x0 == self._frames.line:
+                first = self._frames.first
+                block = self._select(counts, slice(first + y0 * nx, first + y1 * nx))
             else:
                 block = np.empty((y1 - y0, x1 - x0, nky, nkx), self.file_dtype)
                 for line, y in zip(block, range(y0, y1), strict=True):
-                    line[...] = self.load(counts[(*self.leading, slice(y * nx + x0, y * nx + x1))])
+                    start = self._frames.first + y * self._frames.line
+                    line[...] = self._select(counts, slice(start + x0, start + x1))
         return np.ascontiguousarray(block, dtype=self.dtype).reshape(y1 - y0, x1 - x0, nky, nkx)
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
@@ -117,15 +337,13 @@ class StackSource(Source):
                     yield Block(ys, xs, ky, kx, np.ascontiguousarray(counts))
 
     def identity(self) -> tuple[Any, ...]:
-        try:
-            status = os.stat(self.path)
-        except OSError as error:
-            raise SourceError(f"{self.path} cannot be read ({error.strerror}); check the path.") from None
-        return (*super().identity(), status.st_size, status.st_mtime_ns)
+        return (*super().identity(), file_state(self.path))
 
 
-def chunk_of(chunks: tuple[int, ...] | None, nx: int, flat: bool) -> tuple[int, int]:
-    """Probe positions (y, x) of one chunk of an array whose last two dims are the detector.
+def chunk_of(
+    chunks: tuple[int, ...] | None, nx: int, flat: bool, order: tuple[int, ...] = (0, 1)
+) -> tuple[int, int]:
+    """Probe positions (y, x) of one chunk of an array, without its leading dims.
 
     Examples
     --------
@@ -135,6 +353,7 @@ def chunk_of(chunks: tuple[int, ...] | None, nx: int, flat: bool) -> tuple[int, 
     if chunks is None:
         return 1, 1
     if not flat:
-        return chunks[-4], min(chunks[-3], nx)
+        return chunks[order[0]], min(chunks[order[1]], nx)
     # A chunk of frames that ends within a line is decompressed for both of the blocks that share it.
-    return max(1, math.ceil(chunks[-3] / nx)), min(chunks[-3], nx)
+    frames = chunks[order[0]]
+    return max(1, math.ceil(frames / nx)), min(frames, nx)

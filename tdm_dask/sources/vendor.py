@@ -45,6 +45,10 @@ class VendorFile:
         The file that holds the counts; `path` unless the header has a file of its own.
     valid_pixels : bool array (nky, nkx) or None
         The detector's own list of usable pixels, where the file has one.
+    valid_patterns : bool array (ny, nx) or None
+        The probe positions that have a frame, where some have none.
+    linked : tuple of str
+        Other files that hold counts of the scan; what `identity` says changes with them.
     """
 
     path: str
@@ -57,6 +61,8 @@ class VendorFile:
     findings: tuple[str, ...] = ()
     data_path: str = ""
     valid_pixels: np.ndarray | None = field(default=None, compare=False)
+    valid_patterns: np.ndarray | None = field(default=None, compare=False)
+    linked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.data_path:
@@ -64,8 +70,9 @@ class VendorFile:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, size in bytes and modification time of the file that holds the counts."""
-        return identity(self.data_path)
+        """Name, size in bytes and modification time of the file that holds the counts, and of those it links."""
+        found = identity(self.data_path)
+        return found | {"linked": [identity(path) for path in self.linked]} if self.linked else found
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,9 @@ class Request:
     dtype: np.dtype | None = None
     offset: int = 0
     gap: int = 0
+    flyback: int = 0
+    skip_first: int | None = None
+    allow_partial: bool = False
 
     @property
     def name(self) -> str:
@@ -100,6 +110,15 @@ class Request:
             raise InputError(
                 f"{self.name} is {kind}, which describes its own layout, but {' and '.join(given)} was "
                 "given; leave that out (it is for raw binary files)."
+            )
+
+    def refuse_trim(self, kind: str) -> None:
+        """Raise if frames of a stack were to be left out where there is no stack of frames."""
+        given = [name for name, asked in (("flyback", self.flyback), ("skip_first", self.skip_first)) if asked]
+        if given:
+            raise InputError(
+                f"{self.name} holds {kind}, not a stack of frames, but {' and '.join(given)} was given; leave that out "
+                "(tdm_dask.crop leaves out probe positions)."
             )
 
     def refuse_frame(self, kind: str) -> None:
@@ -151,12 +170,34 @@ def storage_dtype(dtype: Any) -> np.dtype:
 
 def identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Name, size in bytes and modification time (ISO 8601, UTC) of a file or folder."""
+    _, size, nanoseconds = file_state(path)
+    modified = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
+    return {"name": Path(path).name, "size": size, "modified": modified.isoformat()}
+
+
+# Path, size and modification time in nanoseconds of a file as it was opened.
+FileState = tuple[str, int, int]
+
+
+def file_state(path: str | os.PathLike[str]) -> FileState:
+    """What tells a file from a later one at the same path.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be found.
+    """
     try:
         found = os.stat(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    modified = datetime.datetime.fromtimestamp(found.st_mtime, datetime.UTC)
-    return {"name": Path(path).name, "size": found.st_size, "modified": modified.isoformat()}
+    return os.fspath(path), found.st_size, found.st_mtime_ns
+
+
+def check_state(state: FileState) -> None:
+    """Raise unless a file is as it was when it was opened."""
+    if file_state(state[0]) != state:
+        raise SourceError(f"{state[0]} has changed since it was opened; open the scan again.")
 
 
 def file_size(path: Path) -> int:
@@ -164,7 +205,7 @@ def file_size(path: Path) -> int:
     if not path.exists():
         raise SourceError(f"{path} does not exist; check the path.")
     if path.is_dir():
-        raise SourceError(f"{path} is a folder; expected a file.")
+        raise SourceError(f"{path} is a folder; expected a file, or a zarr store.")
     size = path.stat().st_size
     if size == 0:
         raise SourceError(f"{path} is empty; copy it again from the microscope.")
@@ -197,6 +238,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
+        if len(value) > LONGEST_METADATA_ARRAY:
+            return f"list of {len(value)} values, left out"
         return [plain(item) for item in value]
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
