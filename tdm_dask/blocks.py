@@ -25,7 +25,7 @@ Window = tuple[slice, slice]
 
 # One block of whole patterns on its way from a file to a kernel: so many that what is gathered over them is added to
 # partial results seldom.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)

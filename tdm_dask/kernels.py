@@ -27,7 +27,7 @@ LONGEST_TILE = 16384
 
 # Patterns that are summed in float32 before they are added to what is exact: fewer make more of such additions, more
 # make float32 overflow its exact integers.
-RUN = 256
+RUN = 512
 
 # Sums may be taken in any order, but NaN and infinity must come through.
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}

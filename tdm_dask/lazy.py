@@ -99,8 +99,10 @@ def runs(source: Source, fraction: float = 1.0) -> tuple[tuple[int, ...], tuple[
     """
     per_pattern = max(1.0, source.pattern_bytes * fraction)
     total = math.prod(source.shape[:2]) * per_pattern
-    target = max(1.0, min(TASK_BYTES, total / (TASKS_PER_CORE * cores())))
-    return scan_chunks(source, int(target / fraction))
+    target = max(1.0, min(TASK_BYTES, total / (TASKS_PER_CORE * cores()))) / fraction
+    # Rounded up to whole tiles: one task more than meant would leave all cores but one idle at the end.
+    tile = math.prod(source.tile) * source.pattern_bytes
+    return scan_chunks(source, math.ceil(target / tile) * tile)
 
 
 def cores() -> int:
