@@ -26,7 +26,7 @@ class MemoryRead(Contestant):
     """Every byte of an array in memory, read once: their sum as 64-bit words."""
 
     def load(self) -> None:
-        self.words = self.scan.in_memory().view(np.uint64)
+        self.words = self.in_memory().view(np.uint64)
 
     def run(self) -> Answer:
         self.words.sum()

@@ -78,7 +78,7 @@ class ApplyInMemory(Apply):
     def load(self) -> None:
         import tdm_dask as tdm
 
-        self.counts = tdm.label_counts(self.scan.in_memory())
+        self.counts = tdm.label_counts(self.in_memory())
 
 
 class Convert(Ours):

@@ -39,7 +39,7 @@ class NumPyImages(Peer):
     """Masks applied to counts in memory: a float32 copy and one matrix product."""
 
     def load(self) -> None:
-        self.counts = self.scan.in_memory()
+        self.counts = self.in_memory()
 
     def run(self) -> Answer:
         counts = self.counts.reshape(-1, self.weights[0].size).astype(np.float32)
@@ -183,7 +183,7 @@ class LiberTEMImages(LiberTEM):
     """Masks applied to counts in memory with ApplyMasksUDF."""
 
     def load(self) -> None:
-        self.dataset = self.context.load("memory", data=self.scan.in_memory(), sig_dims=2)
+        self.dataset = self.context.load("memory", data=self.in_memory(), sig_dims=2)
 
     def run(self) -> Answer:
         return images_answer(self.images(self.dataset, self.weights))
@@ -229,7 +229,7 @@ class Py4DSTEM(Peer):
     def load(self) -> None:
         import py4DSTEM
 
-        self.cube = py4DSTEM.DataCube(data=self.scan.in_memory())
+        self.cube = py4DSTEM.DataCube(data=self.in_memory())
 
     def run(self) -> Answer:
         images = [
@@ -252,7 +252,7 @@ class HyperSpy(Peer):
     def load(self) -> None:
         import hyperspy.api as hs
 
-        self.signal = hs.signals.Signal2D(self.scan.in_memory()).as_lazy()
+        self.signal = hs.signals.Signal2D(self.in_memory()).as_lazy()
 
     def run(self) -> Answer:
         images = []

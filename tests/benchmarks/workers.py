@@ -132,6 +132,7 @@ def _serve(pipe: Connection, cores: int, log: Path) -> None:
 def _measured(contestant: Contestant, baseline: int, answer: Path | None) -> Run:
     import numpy as np
 
+    contestant.settle()
     processes = _tree()
     for process in processes:
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak starts anew
