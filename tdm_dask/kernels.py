@@ -6,8 +6,8 @@ at a time as registers hold; a tile of pixels at a time, so that what it needs s
 the output arrays already hold. Compiled code is kept on disk, so that it is made once per machine.
 
 There is no second way through BLAS for many masks: against sgemm on counts that were float32 before, `weighted_counts`
-has 0.97 of the speed at 64 masks, 0.8 at 128 and 0.75 at 256 where a core has 32 vector registers (AVX-512), and about 0.7
-with 16 (AVX2), for blocks in cache; converting the counts for sgemm would cost a part of the difference.
+has 0.97 of the speed at 64 masks, 0.8 at 128 and 0.75 at 256 where a core has 32 vector registers (AVX-512), and about
+0.7 with 16 (AVX2), for blocks in cache; converting the counts for sgemm would cost a part of the difference.
 """
 
 from __future__ import annotations
