@@ -69,13 +69,14 @@ def _add_tile(
     patterns, size = len(block), len(shift)
     stop, last = first + size, patterns - 1
     convert = shift.dtype.type
+    # Sums come with the first five templates; what further ones would add to them again goes here.
+    unused = np.zeros((2, PITCH), shift.dtype)
     for i in range(0, patterns, 4):
         # A last group of fewer than four takes the last pattern again, with weight 0; the sums are corrected below.
         x0 = block[i, first:stop]
         x1 = block[min(i + 1, last), first:stop]
         x2 = block[min(i + 2, last), first:stop]
         x3 = block[min(i + 3, last), first:stop]
-        t = 0
         if len(cross) == 0:
             for j in range(size):
                 d0 = convert(x0[j]) - shift[j]
@@ -84,27 +85,8 @@ def _add_tile(
                 d3 = convert(x3[j]) - shift[j]
                 total[j] += (d0 + d1) + (d2 + d3)
                 squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-            continue
-        s, u, v = cross[t, :size], cross[t + 1, :size], cross[t + 2, :size]
-        w, z = cross[t + 3, :size], cross[t + 4, :size]
-        s0, s1, s2, s3 = weights[i, t], weights[i + 1, t], weights[i + 2, t], weights[i + 3, t]
-        u0, u1, u2, u3 = weights[i, t + 1], weights[i + 1, t + 1], weights[i + 2, t + 1], weights[i + 3, t + 1]
-        v0, v1, v2, v3 = weights[i, t + 2], weights[i + 1, t + 2], weights[i + 2, t + 2], weights[i + 3, t + 2]
-        w0, w1, w2, w3 = weights[i, t + 3], weights[i + 1, t + 3], weights[i + 2, t + 3], weights[i + 3, t + 3]
-        z0, z1, z2, z3 = weights[i, t + 4], weights[i + 1, t + 4], weights[i + 2, t + 4], weights[i + 3, t + 4]
-        for j in range(size):
-            d0 = convert(x0[j]) - shift[j]
-            d1 = convert(x1[j]) - shift[j]
-            d2 = convert(x2[j]) - shift[j]
-            d3 = convert(x3[j]) - shift[j]
-            total[j] += (d0 + d1) + (d2 + d3)
-            squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-            s[j] += s0 * d0 + s1 * d1 + s2 * d2 + s3 * d3
-            u[j] += u0 * d0 + u1 * d1 + u2 * d2 + u3 * d3
-            v[j] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
-            w[j] += w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3
-            z[j] += z0 * d0 + z1 * d1 + z2 * d2 + z3 * d3
-        for t in range(5, len(cross), 5):
+        for t in range(0, len(cross), 5):
+            sums, sums_of_squares = (total, squares) if t == 0 else (unused[0], unused[1])
             s, u, v = cross[t, :size], cross[t + 1, :size], cross[t + 2, :size]
             w, z = cross[t + 3, :size], cross[t + 4, :size]
             s0, s1, s2, s3 = weights[i, t], weights[i + 1, t], weights[i + 2, t], weights[i + 3, t]
@@ -117,6 +99,8 @@ def _add_tile(
                 d1 = convert(x1[j]) - shift[j]
                 d2 = convert(x2[j]) - shift[j]
                 d3 = convert(x3[j]) - shift[j]
+                sums[j] += (d0 + d1) + (d2 + d3)
+                sums_of_squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
                 s[j] += s0 * d0 + s1 * d1 + s2 * d2 + s3 * d3
                 u[j] += u0 * d0 + u1 * d1 + u2 * d2 + u3 * d3
                 v[j] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3

@@ -31,7 +31,7 @@ def counts():
 
 @pytest.mark.parametrize("dtype", ["u2", ">u2", "f4"])
 @pytest.mark.parametrize("extension", [".hspy", ".hdf5", ".HSPY"])
-def test_hyperspy_file_reads_every_count(tmp_path, dtype, extension):
+def test_hspy_reads_every_count(tmp_path, dtype, extension):
     counts = random_counts((3, 4, 6, 5), dtype)
     path = write_hspy(tmp_path / f"scan{extension}", counts, LENGTHS + ANGLES, TEM)
     file = open_vendor(path)
@@ -131,7 +131,7 @@ def test_hyperspy_complex_signal_is_refused(tmp_path, counts):
         open_vendor(path)
 
 
-def test_hyperspy_file_with_several_signals_needs_frame(tmp_path, counts):
+def test_hspy_with_several_signals_needs_frame(tmp_path, counts):
     path = write_hspy(tmp_path / "scan.hspy", counts)
     with h5py.File(path, "a") as file:
         file.copy("Experiments/scan", "Experiments/second")
@@ -143,7 +143,7 @@ def test_hyperspy_file_with_several_signals_needs_frame(tmp_path, counts):
     assert any('"second"' in finding for finding in file.findings)
 
 
-def test_hyperspy_file_without_signal_or_axes_is_refused(tmp_path, counts):
+def test_hspy_without_signal_or_axes_is_refused(tmp_path, counts):
     path = write_hspy(tmp_path / "scan.hspy", counts)
     with h5py.File(path, "a") as file:
         del file["Experiments/scan/axis-1"]

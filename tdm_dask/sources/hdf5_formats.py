@@ -7,7 +7,7 @@ from typing import Any
 
 from .dectris import is_master, open_master
 from .hdf5 import open_hdf5
-from .hyperspy_file import is_hspy, open_hspy
+from .hspy import is_hspy, open_hspy
 from .labelled_hdf5 import open_labelled
 from .topspin import is_topspin, open_topspin
 from .velox import is_velox, open_velox

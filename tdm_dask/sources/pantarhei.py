@@ -27,7 +27,7 @@ _LOCAL_HEADER = 30
 
 # What zipfile and NumPy raise where a file ends early or is none; a pickle is a ValueError.
 _OF_DAMAGED_ARCHIVES = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError),
     *(KeyError, ValueError, TypeError, EOFError, OSError, SyntaxError, MemoryError, OverflowError),
 )
 

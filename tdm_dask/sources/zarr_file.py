@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import CountsError, SourceError, TdmError
 from .array_scan import Located, about_chunks, detector_of, fill_array, scan_dims
 from .calibration_facts import facts_of_axes
-from .hyperspy_file import open_signal
+from .hspy import open_signal
 from .stacks import StackSource, chunk_of
 from .vendor import FileState, Request, VendorFile, check_dtype, file_state, pick_frame, plain, rosettasciio_reader
 
@@ -68,7 +68,7 @@ def open_zarr(path: Path) -> Iterator[Any]:
 # What zarr and its codecs raise where metadata or a chunk is damaged.
 _OF_DAMAGED_STORES = (
     *(OSError, KeyError, ValueError, TypeError, AttributeError, IndexError),
-    *(RuntimeError, NotImplementedError, MemoryError),
+    *(RuntimeError, MemoryError),
 )
 
 
