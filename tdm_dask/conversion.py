@@ -24,7 +24,7 @@ from zarr.storage import LocalStore
 from . import store as stores
 from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, check_counts, quantity_pair
 from .blocks import Crop, InMemory, Shards, ZarrArray
-from .conversion_job import Here, Job, check_unchanged, convert_shard, is_written, lowest, read_sums
+from .conversion_job import Job, check_shard, check_unchanged, convert_shard, is_written, lowest, read_sums
 from .errors import CorruptStoreError, CountsError, InputError, StoreError
 from .faults import faults
 from .lazy import source_of
@@ -34,7 +34,7 @@ from .regions import crop as crop_counts
 from .shards import COMPRESSIONS
 from .sources import open_vendor
 from .statistics import valid_patterns, valid_pixels
-from .storage import StoreLike, flush, list_keys, name_of, object_size, resolve, to_json, writing
+from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing
 from .store import SIDECARS
 
 # Temporary files of this package and of zarr, which a writer that was killed leaves behind.
@@ -63,8 +63,10 @@ def convert(
 ) -> xr.DataArray:
     """Write a scan into a store, and open it. This reads the whole source, once, on the active dask scheduler.
 
-    The mean pattern, its variance and every pattern's total are gathered in the same read. A conversion that was
-    interrupted, at any moment, goes on where it stopped when it is called again; until then the store is refused.
+    The mean pattern, its variance and every pattern's total are gathered in the same read. At the end every shard is
+    read back from the store, and its sums (each pixel's sum, sum of squares and maximum, each pattern's total) are
+    compared with those of the source. A conversion that was interrupted, at any moment, goes on where it stopped when
+    it is called again; until then the store is refused.
 
     Parameters
     ----------
@@ -100,6 +102,8 @@ def convert(
         If there is something else at `store`, it is the source itself, or it cannot be written.
     DiskFullError
         If the disk is full; free space and call again.
+    CorruptStoreError
+        If shards read back differ from the source; they are removed, and the next call writes them anew.
     ScanShapeError, InputError
         If the request does not fit the source.
 
@@ -285,19 +289,28 @@ def _write(
     source = source_of(counts.data)
     job = Job(array, source, path, attributes["source"], valid_patterns(counts), valid_pixels(counts))
     pending = [s for s in array.shards() if not is_written(job, s)]
-    if isinstance(source, InMemory):
-        # Counts in memory stay where they are: no copy travels to a cluster.
-        dask.compute(*(dask.delayed(convert_shard, pure=False)(Here(job), s) for s in pending), scheduler="threads")
-    elif source is not None:
-        shared = dask.delayed(job, pure=False, traverse=False)
-        dask.compute(*(dask.delayed(convert_shard, pure=False)(shared, s) for s in pending))
+    convert_task, check_task = (dask.delayed(task, pure=False) for task in (convert_shard, check_shard))
+    shared: Any = dask.delayed(job, pure=False, traverse=False)
+    # Counts in memory stay where they are: no copy travels to a cluster.
+    scheduler = {"scheduler": "threads"} if isinstance(source, InMemory) else {}
+    if source is not None:
+        written = [convert_task(shared, s) for s in pending]
     else:
         shards = tuple(
             tuple(min(s, n - i) for i in range(0, n, s)) for s, n in zip(array.shard, array.shape, strict=True)
         )
         parts = counts.data.rechunk(shards).to_delayed()
-        shared = dask.delayed(job, pure=False, traverse=False)
-        dask.compute(*(dask.delayed(convert_shard, pure=False)(shared, s, parts[s]) for s in pending))
+        written = [convert_task(shared, s, parts[s]) for s in pending]
+    # Nothing is read back before all is written; in one graph, so that progress is that of both.
+    all_written = dask.delayed(len, pure=False)(written)
+    checked = dask.compute(*(check_task(shared, s, all_written) for s in array.shards()), **scheduler)
+    problems = [problem for problem in checked if problem is not None]
+    if problems:
+        raise CorruptStoreError(
+            f"{len(problems)} of {len(checked)} shards of {backend} did not come back as they were written: "
+            f"{stores.shards_in_words(problems)}; they were removed, and the same conversion, called again, writes "
+            "them anew."
+        )
     _complete(backend, job, depth)
 
 
@@ -309,13 +322,11 @@ def _complete(backend: Store, job: Job, depth: int | None) -> None:
     states: list[State] = []
     for shard in array.shards():
         sums = read_sums(job, shard)
-        size = object_size(array.store, array.key(shard))
-        if sums is None or size != int(sums["stored_bytes"]):
+        if sums is None:
             raise CorruptStoreError(
-                f"The {array.describe(shard)} is not there as it was written ({size} bytes); run the conversion again "
-                "to write it anew."
+                f"The {array.describe(shard)} has lost the sums of its source; call the same conversion again, which "
+                "writes it anew."
             )
-        flush(array.store, array.key(shard))
         totals[array.window(shard)[:2]] = sums.pop("pattern_totals")
         np.maximum(maximum, sums.pop("maximum"), out=maximum)
         with np.errstate(invalid="ignore"):

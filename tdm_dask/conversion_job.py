@@ -1,4 +1,4 @@
-"""One shard of a conversion: read from the source, summed, encoded, and written after its sums are safe."""
+"""One shard of a conversion: read, summed, encoded, written after its sums are safe, and in the end read back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numcodecs.blosc
 import numpy as np
+from zarr.core.sync import sync
 
 from .blocks import Block, Crop, RawFrames, Source
 from .errors import CorruptStoreError, SourceError, TdmError
@@ -17,8 +18,8 @@ from .memory import Buffers
 from .reductions import Moments, State
 from .shards import InnerChunk, ShardedArray, get, put
 from .sources import identity
-from .storage import durable_put, name_of, object_size, reason_of, writing
-from .store import SIDECARS, pattern_totals
+from .storage import durable_put, flush, name_of, object_size, reason_of, writing
+from .store import SIDECARS, pattern_totals, same_sums
 
 
 @dataclass(frozen=True)
@@ -47,45 +48,100 @@ class Job:
         return f"{SIDECARS}/" + ".".join(map(str, shard))
 
 
-@dataclass(frozen=True)
-class Here:
-    """Keeps dask from looking into a job that holds an array."""
+class ShardSums:
+    """Sums of one shard, from its inner chunks: the same ones when it is written and when it is read back."""
 
-    job: Job
+    def __init__(self, job: Job, shard: Sequence[int]) -> None:
+        dtype = job.array.dtype
+        self._window = job.array.window(shard)[:2]
+        self._used = None if job.used is None else job.used[self._window]
+        self._valid, self._moments = job.valid, job.moments
+        y, x = self._window
+        self._state = self._moments.start((y, x), self._used, None)
+        self._maximum = np.full(job.array.shape[2:], lowest(dtype), dtype)
+        self._totals = np.zeros((y.stop - y.start, x.stop - x.start), np.uint64 if dtype.kind in "ub" else np.float64)
+
+    def add(self, chunk: InnerChunk) -> None:
+        counts = np.ascontiguousarray(chunk.counts)
+        place = zip((chunk.y, chunk.x), self._window, strict=True)
+        y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in place)
+        self._totals[y, x] += pattern_totals(counts, None if self._valid is None else self._valid[chunk.ky, chunk.kx])
+        used = None if self._used is None or self._used[y, x].all() else self._used[y, x]
+        if used is not None and not used.any():
+            return
+        self._moments.add(self._state, Block(chunk.y, chunk.x, chunk.ky, chunk.kx, counts), used, None)
+        tile = self._maximum[chunk.ky, chunk.kx]
+        rows = counts.reshape(-1, *tile.shape) if used is None else counts[used]
+        np.maximum(tile, rows.max(0), out=tile)
+
+    def finish(self) -> State:
+        return {**self._moments.finish(self._state), "maximum": self._maximum, "pattern_totals": self._totals}
 
 
-def convert_shard(job: Job | Here, shard: tuple[int, ...], block: np.ndarray | None = None) -> int:
-    """Read, sum, encode and write one shard; its sums are on disk before it is. Gives the bytes written."""
-    job = job.job if isinstance(job, Here) else job
+def convert_shard(job: Job, shard: tuple[int, ...], block: np.ndarray | None = None) -> None:
+    """Read, sum, encode and write one shard; its sums are on disk before it is."""
+    if is_written(job, shard):
+        return  # a cluster repeats the tasks whose results it lost together with a worker
     array = job.array
     window = array.window(shard)
     read = _reader(job, window) if block is None else _cut(block, window)
-    used = None if job.used is None else job.used[window[:2]]
-    moments = job.moments
-    state = moments.start((window[0], window[1]), used, None)
-    maximum = np.full(array.shape[2:], lowest(array.dtype), array.dtype)
-    totals = np.zeros([s.stop - s.start for s in window[:2]], np.uint64 if array.dtype.kind in "ub" else np.float64)
-
-    def visit(chunk: InnerChunk) -> None:
-        y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False))
-        counts = np.ascontiguousarray(chunk.counts)
-        moments.add(
-            state, Block(chunk.y, chunk.x, chunk.ky, chunk.kx, counts), None if used is None else used[y, x], None
-        )
-        tile = maximum[chunk.ky, chunk.kx]
-        rows = counts.reshape(-1, *tile.shape) if used is None else counts[used[y, x]]
-        np.maximum(tile, rows.max(0, initial=lowest(array.dtype)), out=tile)
-        totals[y, x] += pattern_totals(counts, None if job.valid is None else job.valid[chunk.ky, chunk.kx])
-
+    sums = ShardSums(job, shard)
     with np.errstate(invalid="ignore"):  # counts may hold NaN: then so do the sums
-        data = array.encode_shard(shard, read, visit)
-        finished = moments.finish(state)
+        data = array.encode_shard(shard, read, sums.add)
+        finished = sums.finish()
     check_unchanged(job)
-    sums = {**finished, "maximum": maximum, "pattern_totals": totals, "stored_bytes": len(data)}
     with writing(name_of(array.store)):
-        durable_put(array.store, job.sidecar(shard), _pack(sums))
+        durable_put(array.store, job.sidecar(shard), _pack({**finished, "stored_bytes": len(data)}))
         put(array.store, array.key(shard), data)
-    return len(data)
+
+
+def check_shard(job: Job, shard: tuple[int, ...], written: object) -> str | None:
+    """Read a shard back from the store, and compare its sums with those of the source.
+
+    A shard that differs is removed with its sums, so that the next call of the conversion writes it anew.
+
+    Parameters
+    ----------
+    written : object
+        What comes before this in the graph.
+
+    Returns
+    -------
+    str or None
+        The shard, its probe positions and what is wrong; None where it is as it was written.
+    """
+    problem = _problem(job, shard)
+    if problem is None:
+        return None
+    with writing(name_of(job.array.store)):
+        for key in (job.array.key(shard), job.sidecar(shard)):
+            sync(job.array.store.delete(key))
+    return f"{job.array.describe(shard)} {problem}"
+
+
+def _problem(job: Job, shard: tuple[int, ...]) -> str | None:
+    """What is wrong with a shard, after its name; None where it is flushed to disk and as it was written."""
+    array = job.array
+    expected = read_sums(job, shard)
+    if expected is None:
+        return "has lost the sums of its source"
+    written = int(expected.pop("stored_bytes"))
+    sums = ShardSums(job, shard)
+    try:
+        size = object_size(array.store, array.key(shard))
+        if size != written:
+            return "is missing" if size is None else f"has {size} bytes instead of {written}"
+        flush(array.store, array.key(shard))
+        with np.errstate(invalid="ignore"):
+            for chunk in array.read_shard(shard):
+                sums.add(chunk)
+            found = sums.finish()
+    except CorruptStoreError:
+        return "has a wrong checksum"
+    except OSError as error:
+        return f"cannot be kept or read ({reason_of(error)})"
+    same = found.keys() == expected.keys() and all(same_sums(found[name], expected[name]) for name in found)
+    return None if same else "holds other counts than its source"
 
 
 def lowest(dtype: np.dtype) -> Any:

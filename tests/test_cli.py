@@ -189,15 +189,26 @@ def test_debug_shows_the_traceback_of_a_wrong_request(run):
     assert err.splitlines()[-1].startswith("tdm: ")
 
 
-def test_a_flipped_byte_is_found_by_verify(run, tmp_path):
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda data: data[:1000] + bytes([data[1000] ^ 4]) + data[1001:], "checksum is wrong"),
+        (lambda data: data[:-1000], "as after truncation"),
+        (lambda data: None, "is missing"),
+    ],
+)
+def test_a_damaged_shard_and_its_probes_are_named_by_verify(run, tmp_path, harm, sentence):
     run("convert", SAMPLE, "a.zarr")
     shard = max((tmp_path / "a.zarr" / "counts" / "c").rglob("*"), key=lambda path: path.stat().st_size)
-    content = bytearray(shard.read_bytes())
-    content[1000] ^= 4
-    shard.write_bytes(content)
+    harmed = harm(shard.read_bytes())
+    shard.unlink()
+    if harmed is not None:
+        shard.write_bytes(harmed)
     code, out, err = run("verify", "a.zarr")
     assert (code, out) == (2, "")
-    assert "damaged" in err
+    assert "1 of 1 shards are damaged: The shard counts/c/0/0/0/0 (probe positions y 0-41, x 0-41)" in err
+    assert sentence in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

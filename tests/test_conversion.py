@@ -1,484 +1,23 @@
-"""Conversion: killed, resumed, refused, out of disk, on every scheduler, in bounded memory."""
+"""Conversion: what can be converted, on every scheduler, in bounded memory."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
-from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
+from conversions import SHAPE, SHARDS, WatchedStore, assert_same_store
 from small_stores import converted, poisson, raw_file, shard_files
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.store import SIDECARS, stored_statistics
-
-SHAPE = (18, 25, 10, 11)
-SHARDS = 25
-KILLS = int(os.environ.get("TDM_TEST_KILLS", "8"))
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """A raw file, the options that open it, and its counts."""
-    counts = poisson(SHAPE, ">u2")
-    path = tmp_path_factory.mktemp("raw") / "scan.raw"
-    return path, raw_file(path, counts), counts
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(raw, tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "scan.zarr"
-    converted(path, str(raw[0]), **raw[1])
-    return path
-
-
-def leftovers(path):
-    return [p for p in Path(path).rglob("*") if p.name.endswith(".partial") or p.name == SIDECARS]
-
-
-def assert_same_store(path, other):
-    """Every shard byte-equal, every statistic equal, nothing left of the way there."""
-    assert shard_files(path) == shard_files(other)
-    xr.testing.assert_identical(stored_statistics(path), stored_statistics(other))
-    assert leftovers(path) == []
-    assert tdm.verify(path).shards == len(shard_files(other))
-
-
-class RecordingStore(WrapperStore):
-    """Notes the objects that are written; from the n-th shard on, `fail` is raised instead of writing it."""
-
-    def __init__(self, store, fail_at=None, fail=None):
-        super().__init__(store)
-        self.written, self.fail_at, self.fail = [], fail_at, fail
-
-    async def set(self, key, value):
-        shards = sum(k.startswith("counts/c/") for k in self.written)
-        if key.startswith("counts/c/") and self.fail_at is not None and shards >= self.fail_at:
-            raise self.fail
-        self.written.append(key)
-        await super().set(key, value)
-
-    def shards(self):
-        return [key for key in self.written if key.startswith("counts/c/")]
-
-
-def disk_full():
-    return OSError(errno.ENOSPC, "No space left on device")
-
-
-def stopped_after(path, source, shards, **options):
-    """Leave an unfinished conversion with that many shards at `path`."""
-    store = RecordingStore(LocalStore(path), shards, disk_full())
-    with dask.config.set(scheduler="synchronous"), pytest.raises(errors.DiskFullError):
-        converted(store, source, **options)
-
-
-# Killed at any moment
-
-FORKS = """
-import os, sys
-import dask
-import small_stores, tdm_dask as tdm
-from tdm_dask import conversion_job, reductions, store
-from tdm_dask.blocks import Block
-dask.config.set(scheduler="threads", num_workers=2)
-source, options = sys.argv[1], eval(sys.argv[2])
-# What takes long without writing anything is done once, before the forks; no thread is started by it.
-counts = small_stores.poisson((2, 3, 6, 8))
-moments = reductions.Moments((slice(0, 6), slice(0, 8)), True)
-state = moments.start((slice(0, 2), slice(0, 3)), None, None)
-moments.add(state, Block(slice(0, 2), slice(0, 3), slice(0, 6), slice(0, 8), counts), None, None)
-store.pattern_totals(counts)
-print("ready", flush=True)
-for target in iter(sys.stdin.readline, ""):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            small_stores.converted(target.strip(), source, **options)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    print(pid, flush=True)
-    sys.stdin.readline()  # until then a process that has ended keeps its id
-    print(os.waitpid(pid, 0)[1], flush=True)
-"""
-
-
-@pytest.fixture
-def forks(raw):
-    """Starts a conversion in a process of its own; gives its id, and what it ended with."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORKS, str(raw[0]), repr(raw[1])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-    )
-    assert process.stdout.readline() == "ready\n"
-
-    def begin(target):
-        process.stdin.write(f"{target}\n")
-        process.stdin.flush()
-        return int(process.stdout.readline()), end
-
-    def end():
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return int(process.stdout.readline())
-
-    yield begin
-    process.communicate()
-
-
-def test_a_conversion_killed_at_any_moment_and_resumed_equals_an_uninterrupted_one(raw, uninterrupted, forks, tmp_path):
-    start = time.perf_counter()
-    _, ended = forks(tmp_path / "timed.zarr")
-    assert ended() == 0
-    duration = time.perf_counter() - start
-    assert_same_store(tmp_path / "timed.zarr", uninterrupted)
-    rng = np.random.default_rng()
-    target, kept, unfinished = tmp_path / "scan.zarr", [], 0
-    for n in range(KILLS):
-        pid, ended = forks(target)
-        time.sleep(rng.uniform(0, duration))
-        os.kill(pid, signal.SIGKILL)
-        finished = ended() == 0
-        if not finished and state_of(target) != "complete":
-            unfinished += 1
-            with pytest.raises((errors.IncompleteStoreError, errors.SourceError)):
-                tdm.open(target)
-        done = {key: data for key, data in shard_files(target).items() if not key.endswith(".partial")}
-        assert done.items() <= shard_files(uninterrupted).items()
-        kept.append(len(done))
-        # Every other one is resumed to its end; the others are killed again on their way.
-        if n % 2 or state_of(target) == "complete":
-            converted(target, str(raw[0]), **raw[1])
-            assert_same_store(target, uninterrupted)
-            target = tmp_path / f"scan-{n}.zarr"
-    converted(target, str(raw[0]), **raw[1])
-    assert_same_store(target, uninterrupted)
-    assert unfinished, f"no kill came before the end; shards at each: {kept}"
-
-
-def state_of(path):
-    try:
-        return json.loads((path / "zarr.json").read_text())["attributes"]["tdm_dask"]["state"]
-    except FileNotFoundError:
-        return None
-
-
-@pytest.mark.parametrize("shards", [0, 1, 13, SHARDS - 1])
-def test_resuming_writes_only_what_is_missing(raw, uninterrupted, tmp_path, shards):
-    path = tmp_path / "scan.zarr"
-    stopped_after(path, str(raw[0]), shards, **raw[1])
-    with pytest.raises(errors.IncompleteStoreError):
-        tdm.open(path)
-    # As a writer that was killed leaves them.
-    for folder in (path, path / "counts"):
-        (folder / f"0.{'3f' * 16}.partial").write_bytes(b"half a shard")
-    store = RecordingStore(LocalStore(path))
-    converted(store, str(raw[0]), **raw[1])
-    assert len(store.shards()) == SHARDS - shards
-    assert_same_store(path, uninterrupted)
-
-
-@pytest.mark.parametrize("harm", ["shard", "sums", "half a shard", "half the sums", "index"])
-def test_a_shard_that_is_not_whole_with_its_sums_is_written_again(raw, uninterrupted, tmp_path, harm):
-    path = tmp_path / "scan.zarr"
-    stopped_after(path, str(raw[0]), 4, **raw[1])
-    key = min(shard_files(path))
-    shard, sums = path / "counts" / "c" / key, path / SIDECARS / key.replace("/", ".")
-    file = sums if "sums" in harm else shard
-    if harm.startswith("half"):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    elif harm == "index":
-        file.write_bytes(file.read_bytes()[:-9] + b"\0" * 9)
-    else:
-        file.unlink()
-    store = RecordingStore(LocalStore(path))
-    converted(store, str(raw[0]), **raw[1])
-    assert f"counts/c/{key}" in store.shards()
-    assert len(store.shards()) == SHARDS - 3
-    assert_same_store(path, uninterrupted)
-
-
-def test_sums_are_written_before_their_shard(raw, tmp_path):
-    store = RecordingStore(LocalStore(tmp_path / "scan.zarr"))
-    converted(store, str(raw[0]), **raw[1])
-    for key in store.shards():
-        sidecar = f"{SIDECARS}/" + key.removeprefix("counts/c/").replace("/", ".")
-        assert store.written.index(sidecar) < store.written.index(key)
-
-
-def test_a_kill_before_the_first_object_was_whole_can_be_resumed(raw, uninterrupted, tmp_path):
-    path = tmp_path / "scan.zarr"
-    path.mkdir()
-    (path / f"zarr.{'0a' * 16}.partial").write_text("{")
-    converted(path, str(raw[0]), **raw[1])
-    assert_same_store(path, uninterrupted)
-
-
-# What is there already
-
-
-def test_a_finished_conversion_is_not_repeated(raw, tmp_path):
-    store = RecordingStore(LocalStore(tmp_path / "scan.zarr"))
-    converted(store, str(raw[0]), **raw[1])
-    store.written.clear()
-    np.testing.assert_array_equal(converted(store, str(raw[0]), **raw[1]).values, raw[2])
-    assert store.written == []
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"compression": "zstd"},
-        {"crop": {"y": slice(0, 9)}},
-        {"scan_step": 0.3},
-        {"pixel_size": 1.0},
-        {"dtype": "<u2"},
-        {"scan_shape": (25, 18)},
-    ],
-)
-def test_another_request_is_not_answered_with_what_is_there(raw, tmp_path, other):
-    path = tmp_path / "scan.zarr"
-    converted(path, str(raw[0]), **raw[1])
-    before = shard_files(path)
-    with pytest.raises(
-        errors.StoreError, match=r'already holds "scan\.raw", converted from another file or in another way'
-    ):
-        converted(path, str(raw[0]), **{**raw[1], **other})
-    assert shard_files(path) == before
-
-
-@pytest.mark.parametrize("other", [{"compression": "zstd"}, {"crop": {"y": slice(0, 9)}}])
-def test_overwrite_replaces_a_store(raw, tmp_path, other):
-    path, fresh = tmp_path / "scan.zarr", tmp_path / "fresh.zarr"
-    converted(path, str(raw[0]), **raw[1])
-    converted(path, str(raw[0]), **raw[1], **other, overwrite=True)
-    converted(fresh, str(raw[0]), **raw[1], **other)
-    assert_same_store(path, fresh)
-
-
-def test_other_counts_in_memory_are_not_taken_for_those_that_are_there(tmp_path):
-    path, counts = tmp_path / "scan.zarr", poisson(SHAPE)
-    converted(path, counts)
-    converted(path, counts.copy())
-    other = counts.copy()
-    other[17, 24, 9, 10] += 1
-    for source in (other, tdm.label_counts(counts).chunk(y=5)):
-        with pytest.raises(errors.StoreError, match="already holds"):
-            converted(path, source)
-    np.testing.assert_array_equal(converted(path, other, overwrite=True).values, other)
-
-
-def test_flags_and_facts_make_another_conversion(tmp_path):
-    path, counts = tmp_path / "scan.zarr", tdm.label_counts(poisson(SHAPE))
-    converted(path, counts)
-    flags = np.ones(SHAPE[2:], bool)
-    flags[0, 0] = False
-    for other in (counts.assign_coords(valid_pixels=(("ky", "kx"), flags)), counts.assign_attrs(energy_eV=2e5)):
-        with pytest.raises(errors.StoreError, match="already holds"):
-            converted(path, other)
-
-
-def test_a_source_that_changed_is_noticed(raw, tmp_path):
-    source, path = tmp_path / "scan.raw", tmp_path / "scan.zarr"
-    options = raw_file(source, raw[2])
-    stopped_after(path, str(source), 5, **options)
-    raw_file(source, raw[2] + np.uint16(1), ">u2")
-    os.utime(source, (1, 1))
-    with pytest.raises(
-        errors.StoreError, match=r'unfinished conversion of another file, or of "scan\.raw" as it was before'
-    ):
-        converted(path, str(source), **options)
-    converted(path, str(source), **options, overwrite=True)
-    np.testing.assert_array_equal(tdm.open(path).values, raw[2] + 1)
-
-
-def test_without_resume_an_unfinished_store_is_an_error(raw, uninterrupted, tmp_path):
-    path = tmp_path / "scan.zarr"
-    stopped_after(path, str(raw[0]), 5, **raw[1])
-    with pytest.raises(errors.StoreError, match="go on with it with resume, or replace it with overwrite"):
-        converted(path, str(raw[0]), **raw[1], resume=False)
-    store = RecordingStore(LocalStore(path))
-    converted(store, str(raw[0]), **raw[1], overwrite=True)
-    assert len(store.shards()) == SHARDS
-    assert_same_store(path, uninterrupted)
-
-
-def test_overwrite_never_removes_what_is_not_ours(raw, tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "notes.partial").write_text("precious")
-    other = tmp_path / "other.zarr"
-    zarr.create_group(other).create_array("counts", data=np.arange(6))
-    file = tmp_path / "file"
-    file.write_text("precious")
-    for path in (folder, other, file, raw[0]):
-        with pytest.raises(errors.StoreError):
-            converted(path, poisson(SHAPE), overwrite=True)
-    assert (folder / "notes.partial").read_text() == file.read_text() == "precious"
-    np.testing.assert_array_equal(zarr.open_array(other / "counts")[...], np.arange(6))
-    assert raw[0].stat().st_size == raw[2].nbytes
-    # Beside a store of ours, too.
-    path = tmp_path / "scan.zarr"
-    converted(path, poisson(SHAPE))
-    (path / "notes.txt").write_text("precious")
-    (path / "my.partial").write_text("precious")
-    converted(path, poisson((3, 4, 10, 11)), overwrite=True)
-    assert tdm.open(path).shape == (3, 4, 10, 11)
-    assert (path / "notes.txt").read_text() == (path / "my.partial").read_text() == "precious"
-
-
-@pytest.mark.parametrize("change", [lambda c: c, lambda c: tdm.crop(c, y=slice(2, 9)), lambda c: c * 2])
-def test_a_store_is_not_overwritten_with_itself(tmp_path, change):
-    path, counts = tmp_path / "scan.zarr", poisson(SHAPE)
-    converted(path, counts)
-    with pytest.raises(errors.StoreError, match="where the counts themselves come from"):
-        converted(str(path) + "/../scan.zarr", change(tdm.open(path)), overwrite=True)
-    np.testing.assert_array_equal(tdm.open(path).values, counts)
-
-
-def test_an_interrupted_overwrite_leaves_no_mixture(raw, uninterrupted, tmp_path):
-    path = tmp_path / "scan.zarr"
-    converted(path, poisson(SHAPE, seed=9))
-
-    class Stop(Exception):
-        pass
-
-    class Fragile(WrapperStore):
-        """Stops after some members of the old store are gone."""
-
-        left = 3
-
-        async def delete_dir(self, prefix):
-            self.left -= 1
-            if self.left < 0:
-                raise Stop
-            await super().delete_dir(prefix)
-
-    with pytest.raises(Stop):
-        converted(Fragile(LocalStore(path)), str(raw[0]), **raw[1], overwrite=True)
-    with pytest.raises(errors.IncompleteStoreError):
-        tdm.open(path)
-    converted(path, str(raw[0]), **raw[1], overwrite=True)
-    assert_same_store(path, uninterrupted)
-
-
-# Sources that fail
-
-
-class Hook(WrapperStore):
-    """Calls something once, before the n-th shard is written."""
-
-    def __init__(self, store, at=None, call=None):
-        super().__init__(store)
-        self.count, self.at, self.call = 0, at, call
-
-    async def set(self, key, value):
-        if key.startswith("counts/c/"):
-            if self.count == self.at:
-                self.call()
-            self.count += 1
-        await super().set(key, value)
-
-
-@pytest.mark.parametrize("at", [3, SHARDS - 1])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p: p.unlink(), "scan.raw cannot be read"),
-        (lambda p: os.utime(p, (1, 1)), "changed while it was converted"),
-        (lambda p: p.write_bytes(p.read_bytes() + b"\0"), "changed while it was converted"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "changed while it was converted|became shorter"),
-    ],
-)
-def test_a_source_that_vanishes_or_changes_while_it_is_read_is_an_error(raw, tmp_path, change, message, at):
-    source, path = tmp_path / "scan.raw", tmp_path / "scan.zarr"
-    options = raw_file(source, raw[2])
-    store = Hook(LocalStore(path), at, lambda: change(source))
-    with dask.config.set(scheduler="synchronous"), pytest.raises(errors.SourceError, match=message):
-        converted(store, str(source), **options)
-    with pytest.raises(errors.IncompleteStoreError):
-        tdm.open(path)
-    assert len(shard_files(path)) == at + 1
-
-
-def test_an_opened_file_that_vanishes_is_a_source_error(raw, tmp_path):
-    source = tmp_path / "scan.raw"
-    counts = tdm.open(source, **raw_file(source, raw[2]))
-    source.unlink()
-    with pytest.raises(errors.SourceError, match=r"scan\.raw cannot be read \(No such file"):
-        converted(tmp_path / "scan.zarr", counts)
-
-
-# A full disk, a store that may not be written
-
-
-def test_a_full_disk_keeps_what_was_written_and_is_resumed(raw, uninterrupted, tmp_path):
-    path = tmp_path / "scan.zarr"
-    store = RecordingStore(LocalStore(path), 7, disk_full())
-    in_one_thread = dask.config.set(scheduler="synchronous")
-    with in_one_thread, pytest.raises(errors.DiskFullError, match="free space and repeat the call"):
-        converted(store, str(raw[0]), **raw[1])
-    assert len(shard_files(path)) == 7
-    converted(path, str(raw[0]), **raw[1])
-    assert_same_store(path, uninterrupted)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 512 kB."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    path = tmp_path / "disk"
-    path.mkdir()
-    if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"size=512k") != 0:
-        pytest.skip("no right to mount a small file system")
-    yield path
-    libc.umount2(os.fsencode(path), 2)
-
-
-def test_a_really_full_disk_keeps_what_was_written_and_is_resumed(raw, uninterrupted, small_disk):
-    path = small_disk / "scan.zarr"
-    # Room for the metadata and about half of the shards with their sums: a page each.
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(b"\0" * (512 * 1024 - 4096 * (10 + SHARDS)))
-    # In one thread: others would still be writing when the error of the first arrives.
-    with dask.config.set(scheduler="synchronous"), pytest.raises(errors.DiskFullError):
-        converted(path, str(raw[0]), **raw[1])
-    kept = len(shard_files(path))
-    assert 0 < kept < SHARDS
-    assert not list(path.rglob("*.partial"))
-    ballast.unlink()
-    store = RecordingStore(LocalStore(path))
-    converted(store, str(raw[0]), **raw[1])
-    assert len(store.shards()) == SHARDS - kept
-    assert_same_store(path, uninterrupted)
-
-
-def test_a_store_that_may_not_be_written_is_an_error(tmp_path):
-    denied = RecordingStore(LocalStore(tmp_path / "scan.zarr"), 0, PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(errors.StoreError, match=r"cannot be written \(Permission denied"):
-        converted(denied, poisson(SHAPE))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(errors.StoreError, match="cannot be written"):
-        converted(tmp_path / "file" / "scan.zarr", poisson(SHAPE))
-
+from tdm_dask.store import stored_statistics
 
 # What is converted
 
@@ -520,7 +59,7 @@ def test_any_labelled_counts_can_be_converted(raw, tmp_path):
 
 def stored_as_it_is(path, counts):
     """Whether converting once more finds nothing to write."""
-    store = RecordingStore(LocalStore(path))
+    store = WatchedStore(LocalStore(path))
     converted(store, counts)
     return store.written == []
 
@@ -560,6 +99,7 @@ def test_statistics_honour_the_valid_flags(tmp_path, dtype):
     dense = poisson(SHAPE, dtype)
     pixels, patterns = rng.random(SHAPE[2:]) < 0.8, rng.random(SHAPE[:2]) < 0.8
     patterns[:4, :6] = False  # a shard without any
+    patterns[4:6, 6:9] = False  # and a shard's first inner chunk
     counts = tdm.label_counts(dense, {"valid_pixels": (("ky", "kx"), pixels), "valid_patterns": (("y", "x"), patterns)})
     if dtype == "float32":
         counts.values[:, :, ~pixels] = np.nan
@@ -608,6 +148,17 @@ def test_every_scheduler_writes_the_same_store(request, raw, uninterrupted, tmp_
             np.testing.assert_array_equal(tdm.open(lazy).values, raw[2] + 1)
     assert_same_store(path, uninterrupted)
     assert shard_files(memory) == shard_files(uninterrupted)
+
+
+def test_writing_and_checking_go_forward_together(raw, tmp_path):
+    from tdm_dask.progress import _LocalTasks
+
+    seen = []
+    with _LocalTasks(lambda done, total: seen.append((done, total))):
+        converted(tmp_path / "scan.zarr", str(raw[0]), **raw[1])
+    assert len({total for _, total in seen}) == 1
+    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
+    assert seen[-1][1] >= 2 * SHARDS
 
 
 def test_a_failing_task_on_a_cluster_gives_its_own_error(cluster, raw, tmp_path):

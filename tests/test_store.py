@@ -33,6 +33,7 @@ DTYPES = [
     "int8",
     "int16",
     "int32",
+    "int64",
     "float32",
     "float64",
     ">u2",
@@ -72,39 +73,65 @@ def copy(scan, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_reader_gives_the_counts_in_native_order(tmp_path, dtype):
+def test_the_counts_come_back_in_native_order(tmp_path, dtype):
     counts = numbers(dtype=dtype)
     path = tmp_path / "scan.zarr"
     opened = converted(path, counts)
-    native = np.dtype(dtype).newbyteorder("=")
-    assert opened.dtype == native
+    assert opened.dtype == np.dtype(dtype).newbyteorder("=")
     np.testing.assert_array_equal(opened.values, counts)
+    assert tdm.verify(path).shards == 9
+
+
+@pytest.fixture(scope="module", params=[None, "lz4", "zstd"], ids=lambda name: f"compression={name}")
+def for_others(request, tmp_path_factory):
+    """Stores of one compression, and their counts, by the dtype of the source."""
+    folder = tmp_path_factory.mktemp("others")
+    stores = {}
+    for dtype in DTYPES:
+        path, counts = folder / np.dtype(dtype).str, numbers(dtype=dtype)
+        converted(path, counts, compression=request.param)
+        stores[dtype] = path, counts
+    return stores
+
+
+def read_by_xarray(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain = xr.open_zarr(path, chunks=None)
     assert plain["counts"].dims == ("y", "x", "ky", "kx")
-    assert plain["counts"].dtype == native
-    np.testing.assert_array_equal(plain["counts"].values, counts)
-    stock = zarr.open_array(path / "counts", mode="r")
-    assert stock.metadata.zarr_format == 3
-    assert stock.shards == (4, 6, 12, 16)
-    np.testing.assert_array_equal(stock[...], counts)
-    assert tdm.verify(path).shards == 9
+    return plain["counts"].values
 
 
-@pytest.mark.parametrize(
-    ("compression", "dtype"),
-    [(None, "uint16"), ("lz4", "uint16"), ("zstd", "uint16"), ("lz4", "bool"), ("lz4", "int16"), ("zstd", "float32")],
-)
-def test_tensorstore_reads_the_counts(tmp_path, compression, dtype):
+def read_by_zarr(path):
+    array = zarr.open_array(path / "counts", mode="r")
+    assert array.metadata.zarr_format == 3
+    assert array.shards == (4, 6, 12, 16)
+    return array[...]
+
+
+def read_by_zarrs(path):
+    pytest.importorskip("zarrs")
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        array = zarr.open_array(path / "counts", mode="r")
+        assert type(array.async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
+        return array[...]
+
+
+def read_by_tensorstore(path):
     tensorstore = pytest.importorskip("tensorstore")
-    counts = numbers(dtype=dtype)
-    path = tmp_path / "scan.zarr"
-    converted(path, counts, compression=compression)
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path / 'counts'}/"}}
     array = tensorstore.open(spec, read=True).result()
     assert array.domain.labels == ("y", "x", "ky", "kx")
-    np.testing.assert_array_equal(array.read().result(), counts)
+    return array.read().result()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("read", [read_by_xarray, read_by_zarr, read_by_zarrs, read_by_tensorstore])
+def test_every_reader_gives_the_same_counts(for_others, read, dtype):
+    path, counts = for_others[dtype]
+    found = read(path)
+    assert found.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(found, counts)
 
 
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
@@ -351,6 +378,23 @@ def test_shards_that_changed_places_are_found(copy):
     second.write_bytes(a)
     with pytest.raises(errors.CorruptStoreError, match=r"2 of 9 shards.*counts/c/0/0/0/0.*counts/c/0/1/0/0"):
         tdm.verify(copy)
+
+
+def test_every_kind_of_damage_is_named_at_once(copy):
+    shards = [copy / "counts" / "c" / place / "0" / "0" for place in ("0/0", "1/1", "2/2")]
+    shards[0].write_bytes(flipped(shards[0].read_bytes(), 30))
+    shards[1].unlink()
+    shards[2].write_bytes(shards[2].read_bytes()[:-8])
+    with pytest.raises(errors.CorruptStoreError) as caught:
+        tdm.verify(copy)
+    sentence = str(caught.value)
+    assert sentence.startswith("3 of 9 shards are damaged: ")
+    for place, damage in (
+        ("0/0/0/0 (probe positions y 0-3, x 0-5)", "checksum is wrong"),
+        ("1/1/0/0 (probe positions y 4-7, x 6-11)", "is missing"),
+        ("2/2/0/0 (probe positions y 8-8, x 12-12)", "truncation"),
+    ):
+        assert damage in sentence.split(f"shard counts/c/{place}")[1].split(";")[0]
 
 
 def test_verify_counts_what_it_read(scan):
