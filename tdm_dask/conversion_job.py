@@ -1,4 +1,4 @@
-"""One shard of a conversion: read, summed, encoded, written after its sums are safe, and in the end read back."""
+"""One shard of a conversion: read, summed, encoded, written after its sums, and in the end read back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numcodecs.blosc
 import numpy as np
 from zarr.core.sync import sync
 
+from . import kernels
 from .blocks import Block, Crop, RawFrames, Source
 from .errors import CorruptStoreError, SourceError, TdmError
-from .memory import Buffers
+from .memory import Buffers, read_only
 from .reductions import Moments, State
 from .shards import InnerChunk, ShardedArray, get, put
 from .sources import identity
-from .storage import durable_put, flush, name_of, object_size, reason_of, writing
+from .storage import flush, name_of, object_size, reason_of, writing
 from .store import SIDECARS, pattern_totals, same_sums
 
 
@@ -52,21 +53,25 @@ class ShardSums:
     """Sums of one shard, from its inner chunks: the same ones when it is written and when it is read back."""
 
     def __init__(self, job: Job, shard: Sequence[int]) -> None:
-        dtype = job.array.dtype
+        dtype, detector = job.array.dtype, job.array.shape[2:]
         self._window = job.array.window(shard)[:2]
         self._used = None if job.used is None else job.used[self._window]
         self._valid, self._moments = job.valid, job.moments
+        self._counted = np.ones(detector, np.uint32) if job.valid is None else job.valid.astype(np.uint32)
         y, x = self._window
         self._state = self._moments.start((y, x), self._used, None)
-        self._maximum = np.full(job.array.shape[2:], lowest(dtype), dtype)
+        self._maximum = np.full(detector, lowest(dtype), dtype)
         self._totals = np.zeros((y.stop - y.start, x.stop - x.start), np.uint64 if dtype.kind in "ub" else np.float64)
 
     def add(self, chunk: InnerChunk) -> None:
         counts = np.ascontiguousarray(chunk.counts)
         place = zip((chunk.y, chunk.x), self._window, strict=True)
         y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in place)
-        self._totals[y, x] += pattern_totals(counts, None if self._valid is None else self._valid[chunk.ky, chunk.kx])
         used = None if self._used is None or self._used[y, x].all() else self._used[y, x]
+        if used is None and self._moments.exact:
+            self._add_exactly(chunk, counts, self._totals[y, x])
+            return
+        self._totals[y, x] += pattern_totals(counts, None if self._valid is None else self._valid[chunk.ky, chunk.kx])
         if used is not None and not used.any():
             return
         self._moments.add(self._state, Block(chunk.y, chunk.x, chunk.ky, chunk.kx, counts), used, None)
@@ -74,12 +79,30 @@ class ShardSums:
         rows = counts.reshape(-1, *tile.shape) if used is None else counts[used]
         np.maximum(tile, rows.max(0), out=tile)
 
+    def _add_exactly(self, chunk: InnerChunk, counts: np.ndarray, totals: np.ndarray) -> None:
+        """All of the above in one read of the counts, which the compressor then finds in cache."""
+        unsigned = np.dtype(f"u{counts.dtype.itemsize}")
+        matrix = read_only(counts.view(unsigned).reshape(totals.size, -1))
+        of_patterns = np.zeros(totals.size, np.uint64)
+        kernels.exact_sums(
+            matrix,
+            self._counted[chunk.ky, chunk.kx].ravel(),
+            self._state["total"],
+            self._state["squares"],
+            self._maximum.view(unsigned),
+            of_patterns,
+            chunk.ky.start,
+            chunk.kx.start,
+            counts.shape[3],
+        )
+        totals += of_patterns.reshape(totals.shape)
+
     def finish(self) -> State:
         return {**self._moments.finish(self._state), "maximum": self._maximum, "pattern_totals": self._totals}
 
 
 def convert_shard(job: Job, shard: tuple[int, ...], block: np.ndarray | None = None) -> None:
-    """Read, sum, encode and write one shard; its sums are on disk before it is."""
+    """Read, sum, encode and write one shard; its sums are stored before it is."""
     if is_written(job, shard):
         return  # a cluster repeats the tasks whose results it lost together with a worker
     array = job.array
@@ -91,7 +114,7 @@ def convert_shard(job: Job, shard: tuple[int, ...], block: np.ndarray | None = N
         finished = sums.finish()
     check_unchanged(job)
     with writing(name_of(array.store)):
-        durable_put(array.store, job.sidecar(shard), _pack({**finished, "stored_bytes": len(data)}))
+        put(array.store, job.sidecar(shard), _pack({**finished, "stored_bytes": len(data)}))
         put(array.store, array.key(shard), data)
 
 
@@ -209,7 +232,9 @@ def read_sums(job: Job, shard: tuple[int, ...]) -> State | None:
 def _pack(arrays: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    return numcodecs.blosc.compress(np.frombuffer(buffer.getvalue(), np.uint8), b"zstd", 1, numcodecs.blosc.NOSHUFFLE)
+    # Most of it are 64-bit sums, whose high bytes are zero.
+    buffer.write(b"\0" * (-buffer.tell() % 8))
+    return numcodecs.blosc.compress(np.frombuffer(buffer.getvalue(), np.uint64), b"lz4", 1, numcodecs.blosc.SHUFFLE)
 
 
 def _unpack(data: np.ndarray) -> State:

@@ -15,6 +15,7 @@ import numpy as np
 from . import kernels
 from .blocks import Block, Window
 from .errors import MaskError, TemplateError
+from .memory import read_only
 
 State = dict[str, Any]
 
@@ -107,10 +108,10 @@ class Moments:
         height, width = block.counts.shape[2:]
         if self.exact:
             kernels.exact_moments(
-                matrix, _input(weights), state["total"], state["squares"], state["cross"], ky, kx, width
+                matrix, read_only(weights), state["total"], state["squares"], state["cross"], ky, kx, width
             )
         else:
-            self._add_shifted(state, (slice(ky, ky + height), slice(kx, kx + width)), matrix, _input(weights))
+            self._add_shifted(state, (slice(ky, ky + height), slice(kx, kx + width)), matrix, read_only(weights))
 
     def _add_shifted(self, state: State, place: tuple[slice, slice], matrix: np.ndarray, weights: np.ndarray) -> None:
         pixels = matrix.shape[1]
@@ -118,7 +119,7 @@ class Moments:
         if not state["seen"][place].all():
             state["seen"][place] = True
             state["shift"][place] = matrix.mean(0, dtype=np.float64).reshape(tile)
-        shift = _input(state["shift"][place].ravel())
+        shift = read_only(state["shift"][place].ravel())
         total, squares, cross = np.zeros(pixels), np.zeros(pixels), np.zeros((weights.shape[1], pixels))
         kernels.shifted_moments(matrix, weights, shift, total, squares, cross)
         state["total"][place] += total.reshape(tile)
@@ -255,17 +256,17 @@ class MaskTile:
             shift = np.minimum(shift, kernels.LARGEST_SHIFT)
         return cls(
             touched if some else None,
-            _input(np.ascontiguousarray(weights)),
-            _input(shift),
-            _input(weights.astype(np.float32)),
-            _input(shift.astype(np.float32)),
+            read_only(np.ascontiguousarray(weights)),
+            read_only(shift),
+            read_only(weights.astype(np.float32)),
+            read_only(shift.astype(np.float32)),
             weights @ shift,
         )
 
     def weighted_sums(self, matrix: np.ndarray) -> np.ndarray:
         """Weighted sums (pattern, mask) of counts (pattern, pixel)."""
         if self.touched is not None:
-            matrix = _input(np.ascontiguousarray(matrix[:, self.touched]))
+            matrix = read_only(np.ascontiguousarray(matrix[:, self.touched]))
         sums = np.zeros((len(matrix), len(self.weights)))
         if matrix.dtype.kind == "u":
             kernels.weighted_counts(matrix, self.weights, self.shift, self.weights32, self.shift32, sums)
@@ -276,14 +277,7 @@ class MaskTile:
 
 def _used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
     matrix = block.matrix if used is None else block.matrix[used.ravel()]
-    return _input(matrix.view(np.uint8) if matrix.dtype == bool else matrix)
-
-
-def _input(array: np.ndarray) -> np.ndarray:
-    """A read-only view: arrays from another process are read-only, and a kernel is compiled for one kind alone."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    return read_only(matrix.view(np.uint8) if matrix.dtype == bool else matrix)
 
 
 def prepare_templates(templates: np.ndarray, used: np.ndarray | None) -> Templates:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
-from itertools import product
+from itertools import chain, product
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -27,7 +27,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from .errors import CorruptStoreError
-from .memory import copy_native
+from .memory import copy_tiles
 
 T = TypeVar("T")
 
@@ -53,8 +53,8 @@ class Codec:
     options: tuple[tuple[str, Any], ...] = ()
     checksum: bool = True
 
-    def encode(self, chunk: np.ndarray) -> bytes:
-        """Stored bytes of one C-contiguous, little-endian inner chunk."""
+    def encode(self, chunk: np.ndarray) -> tuple[bytes, ...]:
+        """Stored bytes of one C-contiguous, little-endian inner chunk, in pieces that follow each other."""
         options = dict(self.options)
         if self.compressor == "blosc":
             data = numcodecs.blosc.compress(
@@ -68,9 +68,7 @@ class Codec:
             data = numcodecs.zstd.compress(chunk, options.get("level", 0), options.get("checksum", False))
         else:
             data = chunk.tobytes()
-        if self.checksum:
-            data += google_crc32c.value(data).to_bytes(_CRC, "little")
-        return data
+        return (data, google_crc32c.value(data).to_bytes(_CRC, "little")) if self.checksum else (data,)
 
     def decode(self, data: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` from the stored bytes; ValueError where the checksum or the length is wrong."""
@@ -309,27 +307,31 @@ class ShardedArray:
             Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges.
         """
         index = np.full((*self.inner_grid, 2), EMPTY, np.uint64)
-        chunk = np.zeros(self.inner, self.dtype.newbyteorder("<"))
-        encoded: dict[tuple[int, ...], bytes] = {}
         inside = self.overlapping(shard)
-        for y, x in np.argwhere(inside.any((2, 3))).tolist():
-            place = self._place(shard, (y, x, 0, 0), chunk)
-            patterns = read(place.y, place.x)
-            for ky, kx in np.argwhere(inside[y, x]).tolist():
-                place = self._place(shard, (y, x, ky, kx), chunk)
-                if place.counts.shape != self.inner:
-                    chunk[...] = self.fill_value
-                copy_native(patterns[..., place.ky, place.kx], place.counts)
+        columns = int(inside.any((0, 1, 2)).sum())
+        tiles = np.zeros((columns, *self.inner), self.dtype.newbyteorder("<"))
+        encoded: dict[tuple[int, ...], tuple[bytes, ...]] = {}
+        for y, x, ky in np.argwhere(inside.any(3)).tolist():
+            places = [self._place(shard, (y, x, ky, kx), tile) for kx, tile in enumerate(tiles)]
+            if ky == 0:
+                patterns = read(places[0].y, places[0].x)
+            if any(place.counts.shape != self.inner for place in places):
+                tiles[...] = self.fill_value
+            copy_tiles(patterns[..., places[0].ky, places[0].kx.start : places[-1].kx.stop], tiles)
+            for kx, (place, tile) in enumerate(zip(places, tiles, strict=True)):
                 if visit is not None:
                     visit(place)
-                encoded[ky, kx, y, x] = self.codec.encode(chunk)
+                encoded[ky, kx, y, x] = self.codec.encode(tile)
         parts = dict(sorted(encoded.items()))
         offset = 0
-        for (ky, kx, y, x), data in parts.items():
-            index[y, x, ky, kx] = offset, len(data)
-            offset += len(data)
+        for (ky, kx, y, x), pieces in parts.items():
+            size = sum(map(len, pieces))
+            index[y, x, ky, kx] = offset, size
+            offset += size
         table = index.astype("<u8").tobytes()
-        return b"".join((*parts.values(), table, google_crc32c.value(table).to_bytes(_CRC, "little")))
+        return b"".join(
+            (*chain.from_iterable(parts.values()), table, google_crc32c.value(table).to_bytes(_CRC, "little"))
+        )
 
 
 def sharded_array(array: zarr.Array) -> ShardedArray | None:

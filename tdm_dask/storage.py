@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from .errors import DiskFullError, StoreError, TdmError
-from .shards import put
 
 StoreLike = str | os.PathLike[str] | Store
 
@@ -63,24 +61,6 @@ def reason_of(error: OSError) -> str:
     """What an operating system's error says, as part of a sentence."""
     reason = error.strerror or " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return f"{reason}: {error.filename}" if error.strerror and error.filename else reason
-
-
-def durable_put(store: Store, key: str, data: bytes) -> None:
-    """Write a small object so that it survives a power cut: to a temporary file, flushed to disk, then renamed."""
-    if not isinstance(store, LocalStore):
-        put(store, key, data)
-        return
-    path = Path(store.root) / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def flush(store: Store, key: str) -> None:

@@ -74,6 +74,31 @@ def test_exact_moments(patterns, rows, columns, dtype, kind):
         assert (cross == 0.5).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("patterns", "rows", "columns"), [*SHAPES, (513, 4, 6), (1030, 1, 3)])
+def test_exact_sums(patterns, rows, columns, dtype, kind):
+    rng = np.random.default_rng(patterns)
+    block = counts(rng, (patterns, rows * columns), dtype, kind)
+    for valid in (np.ones(rows * columns, np.uint32), rng.integers(0, 2, rows * columns, np.uint32)):
+        # Accumulators larger than the block, with something in them already.
+        total = np.full((rows + 2, columns + 1), 3, np.uint64)
+        squares = np.full((rows + 2, columns + 1), 5, np.uint64)
+        maximum = np.full((rows + 2, columns + 1), 2, dtype)
+        of_patterns = np.full(patterns, 7, np.uint64)
+        kernels.exact_sums(read_only(block), valid, total, squares, maximum, of_patterns, 1, 1, columns)
+        inner = (slice(1, rows + 1), slice(1, columns + 1))
+        exact = block.astype(np.uint64)
+        np.testing.assert_array_equal(total[inner].ravel(), exact.sum(0) + 3)
+        np.testing.assert_array_equal(squares[inner].ravel(), (exact * exact).sum(0) + 5)
+        np.testing.assert_array_equal(maximum[inner].ravel(), np.maximum(block.max(0), 2))
+        np.testing.assert_array_equal(of_patterns, exact[:, valid == 1].sum(1) + 7)
+        total[inner], squares[inner], maximum[inner] = 3, 5, 2
+        assert (total == 3).all()
+        assert (squares == 5).all()
+        assert (maximum == 2).all()
+
+
 @pytest.mark.parametrize("dtype", [*INTEGERS, np.int16, np.float32, np.float64])
 @pytest.mark.parametrize(("patterns", "rows", "columns"), SHAPES)
 def test_shifted_moments(patterns, rows, columns, dtype):

@@ -11,7 +11,7 @@ import pytest
 
 from tdm_dask.blocks import RawFrames
 from tdm_dask.errors import SourceError
-from tdm_dask.memory import Buffers, copy_native, mapped, native
+from tdm_dask.memory import Buffers, copy_native, copy_tiles, mapped, native
 
 DTYPES = ["<u2", ">u2", ">u1", ">u4", "<u4", ">f4", ">i2", "?"]
 
@@ -53,6 +53,20 @@ def test_native(dtype, offset, gap):
         copy_native(counts, inside)
         assert inside.tolist() == expected
         assert np.count_nonzero(larger) == np.count_nonzero(inside)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "<f8"])
+@pytest.mark.parametrize("width", [1, 3, 5, 10, 11])
+def test_copy_tiles(dtype, width):
+    whole = as_stored(dtype, 0, 384)
+    for counts in (whole, whole[:, :, ::-1], whole[..., ::-1], whole[::-1, :2, 1:5, 2:9], whole.transpose(1, 0, 2, 3)):
+        native_dtype = np.dtype(dtype).newbyteorder("=")
+        shape = [n + 1 for n in counts.shape[:3]]
+        tiles = np.ones((-(-counts.shape[3] // width), *shape, width), native_dtype)
+        expected = np.ones((*shape, len(tiles) * width), native_dtype)
+        expected[tuple(slice(n) for n in counts.shape)] = counts
+        copy_tiles(counts, tiles)
+        assert np.concatenate(list(tiles), -1).tolist() == expected.tolist()
 
 
 def test_native_does_not_copy_without_need():
