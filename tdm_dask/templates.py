@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.delayed import delayed
 from scipy.spatial import cKDTree
 
 from .axes import SCAN, TEMPLATE, quantity, require_unit
@@ -42,7 +45,7 @@ def binary_template(
     Returns
     -------
     xarray.DataArray (y, x) or (template, y, x), float64
-        The template, with `radius_angstrom` in its attributes.
+        The template, with `radius_angstrom` in its attributes; lazy where `counts` are.
 
     Raises
     ------
@@ -72,14 +75,15 @@ def binary_template(
     """
     reach = quantity(radius, "angstrom", "radius")
     y, x, kinds, single = _prepared(counts, sites, reach, all_name, f"the radius, {reach:g} angstrom,")
-    planes = {kind: _discs(y, x, positions, reach) for kind, positions in kinds.items()}
-    for kind, plane in planes.items():
-        if not plane.any():
+    for kind, positions in kinds.items():
+        nearest = [axis[_nearest(axis, positions[:, k])] - positions[:, k] for k, axis in enumerate((y, x))]
+        if not (_inside(y, x, positions) | (np.hypot(*nearest) <= _with_edge(reach))).any():
             raise SiteError(
                 f'No probe position lies within {reach:g} angstrom of a site of "{kind}"; use a larger radius.'
             )
+    planes = {kind: _plane(counts, _discs, y, x, positions, reach) for kind, positions in kinds.items()}
     if all_name is not None:
-        planes[all_name] = np.max(list(planes.values()), axis=0)
+        planes[all_name] = functools.reduce(np.maximum, planes.values())
     return _labelled(counts, planes, single, {"kind": "binary", "radius_angstrom": reach})
 
 
@@ -103,8 +107,8 @@ def gaussian_template(
     -------
     xarray.DataArray (y, x) or (template, y, x), float64
         The sum over sites of ``exp(-r^2 / (2 sigma^2))``, r being the distance to the site, with
-        `sigma_angstrom` in its attributes. Where Gaussians overlap they add up, and a site that is listed
-        twice counts twice.
+        `sigma_angstrom` in its attributes; lazy where `counts` are. Where Gaussians overlap they add up, and a site
+        that is listed twice counts twice.
 
     Raises
     ------
@@ -135,9 +139,9 @@ def gaussian_template(
     y, x, kinds, single = _prepared(
         counts, sites, _OUTSIDE * width, all_name, f"three sigma, {_OUTSIDE * width:g} angstrom,"
     )
-    planes = {kind: _gaussians(y, x, positions, width) for kind, positions in kinds.items()}
+    planes = {kind: _plane(counts, _gaussians, y, x, positions, width) for kind, positions in kinds.items()}
     if all_name is not None:
-        planes[all_name] = np.sum(list(planes.values()), axis=0)
+        planes[all_name] = functools.reduce(np.add, planes.values())
     return _labelled(counts, planes, single, {"kind": "gaussian", "sigma_angstrom": width})
 
 
@@ -178,21 +182,36 @@ def _prepared(
     return y, x, kept, single
 
 
+def _plane(counts: xr.DataArray, draw: Callable[..., Array], y: Array, x: Array, sites: Array, width: float) -> Any:
+    """A template; lazy counts may have millions of probe positions, and a graph should carry the sites alone."""
+    if counts.chunks is None:
+        return draw(y, x, sites, width)
+    return da.from_delayed(delayed(draw, pure=True)(y, x, sites, width), (len(y), len(x)), np.float64)
+
+
 def _discs(y: Array, x: Array, sites: Array, radius: float) -> Array:
     tree = cKDTree(sites)
     plane = np.zeros((len(y), len(x)))
-    limit = radius * (1 + 1e-9)
+    limit = _with_edge(radius)
     for start in range(0, len(y), _TILE):
         rows = y[start : start + _TILE]
         points = np.stack(np.meshgrid(rows, x, indexing="ij"), axis=-1)
         distance, _ = tree.query(points, distance_upper_bound=limit * (1 + 1e-9))
         plane[start : start + _TILE] = distance <= limit
-    inside = sites[
-        (sites[:, 0] >= y.min()) & (sites[:, 0] <= y.max()) & (sites[:, 1] >= x.min()) & (sites[:, 1] <= x.max())
-    ]
+    inside = sites[_inside(y, x, sites)]
     nearest = [_nearest(axis, inside[:, k]) for k, axis in enumerate((y, x))]
     plane[nearest[0], nearest[1]] = 1.0
     return plane
+
+
+def _with_edge(radius: float) -> float:
+    """A radius that takes in what lies on it, whatever the rounding."""
+    return radius * (1 + 1e-9)
+
+
+def _inside(y: Array, x: Array, sites: Array) -> npt.NDArray[np.bool_]:
+    """Which sites lie between the outermost probe positions."""
+    return (sites[:, 0] >= y.min()) & (sites[:, 0] <= y.max()) & (sites[:, 1] >= x.min()) & (sites[:, 1] <= x.max())
 
 
 def _nearest(axis: Array, values: Array) -> npt.NDArray[np.int64]:
@@ -219,14 +238,14 @@ def _gaussians(y: Array, x: Array, sites: Array, sigma: float) -> Array:
 
 
 def _labelled(
-    counts: xr.DataArray, planes: Mapping[str, Array], single: bool, attrs: Mapping[str, Any]
+    counts: xr.DataArray, planes: Mapping[str, Any], single: bool, attrs: Mapping[str, Any]
 ) -> xr.DataArray:
     coords: dict[str, Any] = {dim: counts.coords[dim].variable for dim in SCAN}
     if single:
         (plane,) = planes.values()
         return xr.DataArray(plane, dims=SCAN, coords=coords, name=TEMPLATE, attrs=dict(attrs))
     return xr.DataArray(
-        np.stack(list(planes.values())),
+        (np if counts.chunks is None else da).stack(list(planes.values())),
         dims=(TEMPLATE, *SCAN),
         coords={TEMPLATE: list(planes), **coords},
         name="templates",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,3 +257,16 @@ def test_templates_of_the_simulated_crystal_repeat_with_it(simulated):
     for kind in ("Fe", "P+O"):
         weight = template.sel(template=kind).values
         assert (dark * weight).sum() / weight.sum() > 1.1 * dark.mean()
+
+
+@pytest.mark.parametrize(
+    "make", [partial(gaussian_template, sigma=0.4, all_name="all"), partial(binary_template, radius=0.4, all_name="all")]
+)
+def test_templates_of_lazy_counts_are_lazy_and_a_graph_carries_their_sites_alone(make):
+    sites = {"A": [(1.0, 2.0), (3.1, 4.0)], "B": [(0.2, 0.2)]}
+    counts = scan((300, 400), (0.05, 0.05))
+    lazy = make(counts.chunk(y=100), sites)
+    assert lazy.chunks is not None
+    graph = len(pickle.dumps(dict(lazy.__dask_graph__())))
+    assert graph < 50_000 < lazy.nbytes
+    xr.testing.assert_identical(lazy.compute(), make(counts, sites))
