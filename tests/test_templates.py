@@ -260,7 +260,8 @@ def test_templates_of_the_simulated_crystal_repeat_with_it(simulated):
 
 
 @pytest.mark.parametrize(
-    "make", [partial(gaussian_template, sigma=0.4, all_name="all"), partial(binary_template, radius=0.4, all_name="all")]
+    "make",
+    [partial(gaussian_template, sigma=0.4, all_name="all"), partial(binary_template, radius=0.4, all_name="all")],
 )
 def test_templates_of_lazy_counts_are_lazy_and_a_graph_carries_their_sites_alone(make):
     sites = {"A": [(1.0, 2.0), (3.1, 4.0)], "B": [(0.2, 0.2)]}
