@@ -248,7 +248,7 @@ def verify(store: str | Path, **session: Any) -> int:
 
         with stage("verify"):
             report = tdm_dask.verify(store)
-        from .describe import bytes_text
+        from .words import bytes_text
 
         size = bytes_text(report.bytes_stored)
         text = f"{store} is whole: {report.shards} shards, {size}, every checksum right."

@@ -12,6 +12,7 @@ import xarray as xr
 
 from .axes import DIMS, LONG_NAMES, step_of, unit_of
 from .session import Output
+from .words import bytes_text
 
 FACTS = {
     "energy_eV": ("beam energy", "keV", 1e-3),
@@ -23,20 +24,6 @@ FACTS = {
     "electrons_per_probe": ("electrons per probe", "", 1.0),
     "electrons_per_square_angstrom": ("dose", "electrons/Å²", 1.0),
 }
-
-
-def bytes_text(nbytes: float) -> str:
-    """Bytes in the unit that suits them.
-
-    Examples
-    --------
-    >>> bytes_text(5_771_808)
-    '5.77 MB'
-    """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.3g} {unit}"
-    return f"{nbytes:.0f} bytes"
 
 
 def facts_text(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:

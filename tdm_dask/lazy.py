@@ -7,12 +7,10 @@ way, the graph is another, and a pass runs over the dask blocks instead.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode, Task, TaskRef
@@ -20,6 +18,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from .blocks import Crop, InMemory, Source
+from .resources import cores
 
 # What one task reads: enough that its fixed cost (milliseconds, and its partial sums) does not count.
 TASK_BYTES = 2**30
@@ -103,16 +102,3 @@ def runs(source: Source, fraction: float = 1.0) -> tuple[tuple[int, ...], tuple[
     # Rounded up to whole tiles: one task more than meant would leave all cores but one idle at the end.
     tile = math.prod(source.tile) * source.pattern_bytes
     return scan_chunks(source, math.ceil(target / tile) * tile)
-
-
-def cores() -> int:
-    """Threads that the active scheduler computes with."""
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
-        try:
-            return max(1, sum(distributed.get_client(timeout=1).nthreads().values()))
-        except ValueError:
-            pass
-    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
-        return 1
-    return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)

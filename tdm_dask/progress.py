@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from .resources import active_client
+
 Stage = Callable[..., AbstractContextManager[None]]
 
 POLL_SECONDS = 0.3
@@ -70,18 +72,6 @@ def _scheduler_tasks(dask_scheduler: Any) -> tuple[int, int]:
         total += forgotten + sum(states.values()) - states["forgotten"]
         done += forgotten + sum(states[state] for state in ("memory", "released", "erred"))
     return done, total
-
-
-def _active_client() -> Any | None:
-    """The distributed client that dask would use now, or None; distributed is not imported for this."""
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import get_client
-
-    try:
-        return get_client()
-    except ValueError:
-        return None
 
 
 @contextmanager
@@ -170,7 +160,7 @@ class ProgressBars:
         def show(done: int, total: int) -> None:
             self._progress.update(bar, completed=done, total=max(total, 1))
 
-        client = _active_client()
+        client = active_client()
         with _LocalTasks(show) if client is None else _poll_cluster(client, show):
             yield
         self.finished.append(name)

@@ -18,9 +18,10 @@ import jinja2
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, quantity, step_of, unit_of
-from .describe import bytes_text, facts_text
+from .describe import facts_text
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from .recipe import VIRTUAL, RecipeResult
+from .words import bytes_text
 
 METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled"}
 PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettasciio")

@@ -16,9 +16,9 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 
 # From the bottom up; a module imports from its own layer and from those before it.
 LAYERS = [
-    {"errors", "axes"},
+    {"errors", "axes", "words"},
     {"kernels", "memory", "shards"},
-    {"blocks", "storage"},
+    {"blocks", "storage", "resources"},
     {"lazy", "reductions", "sources", "faults"},
     {"passes"},
     {"store", "statistics", "calibration", "bright_field", "regions", "opening", "conversion", "conversion_job"},
