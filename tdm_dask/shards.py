@@ -10,7 +10,7 @@ reused buffer, where stock pipelines fill whole arrays at a quarter of the codec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
@@ -328,10 +328,13 @@ class ShardedArray:
             size = sum(map(len, pieces))
             index[y, x, ky, kx] = offset, size
             offset += size
-        table = index.astype("<u8").tobytes()
-        return b"".join(
-            (*chain.from_iterable(parts.values()), table, google_crc32c.value(table).to_bytes(_CRC, "little"))
-        )
+        return sealed(chain.from_iterable(parts.values()), index)
+
+
+def sealed(pieces: Iterable[bytes], index: np.ndarray) -> bytes:
+    """A shard's bytes: those of its inner chunks, then the index and its checksum."""
+    table = index.astype("<u8").tobytes()
+    return b"".join((*pieces, table, google_crc32c.value(table).to_bytes(_CRC, "little")))
 
 
 def sharded_array(array: zarr.Array) -> ShardedArray | None:
