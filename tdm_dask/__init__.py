@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _HOME = {
     "open": "opening",
     "convert": "conversion",
+    "convert_stack": "conversion",
     "verify": "store",
     "calibrate": "calibration",
     "reciprocal": "calibration",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .calibration import calibrate as calibrate
     from .calibration import reciprocal as reciprocal
     from .conversion import convert as convert
+    from .conversion import convert_stack as convert_stack
     from .detectors import annulus as annulus
     from .detectors import disk as disk
     from .detectors import segments as segments

@@ -18,6 +18,7 @@ TEMPLATE = "template"
 
 VALID_PIXELS = "valid_pixels"
 VALID_PATTERNS = "valid_patterns"
+FINDINGS = "findings"
 
 LONG_NAMES = {"y": "slow scan", "x": "fast scan", "ky": "detector ky", "kx": "detector kx"}
 
@@ -146,6 +147,32 @@ def unit_of(array: xr.DataArray | xr.Dataset, dim: str) -> str:
     if dim not in array.coords:
         return "px"
     return str(array.coords[dim].attrs.get("units", "px"))
+
+
+def missing_calibration(counts: xr.DataArray) -> list[str]:
+    """Sentences about what is not known of the axes of counts, and which argument gives it.
+
+    Examples
+    --------
+    >>> missing_calibration(label_counts(np.zeros((2, 2, 2, 2))))[0]
+    'The scan step is not known: scan_step gives it (--scan-step).'
+    """
+    missing = []
+    if any(unit_of(counts, dim) == "px" for dim in SCAN):
+        missing.append("The scan step is not known: scan_step gives it (--scan-step).")
+    if any(unit_of(counts, dim) == "px" for dim in DETECTOR):
+        if "pixel_size_mrad" in counts.attrs:
+            missing.append("The optic axis is not known: calibrate finds it (tdm calibrate).")
+        else:
+            missing.append(
+                "The angle of a detector pixel is not known: calibrate finds it from semi_angle (tdm calibrate "
+                "--semi-angle), or takes pixel_size (--pixel-size)."
+            )
+    if "energy_eV" not in counts.attrs:
+        missing.append(
+            "The beam energy is not known, which axes in 1/Å need: calibrate takes energy (tdm calibrate --energy)."
+        )
+    return missing
 
 
 def require_unit(array: xr.DataArray, dims: Iterable[str], unit: str, what: str) -> None:

@@ -50,6 +50,8 @@ class Source(ABC):
 
     shape: Shape
     dtype: np.dtype
+    # Bits of the detector's counters, where they are known to be fewer than those of the dtype may be.
+    counter_depth: int | None = None
 
     @property
     def random_access(self) -> bool:
@@ -354,6 +356,10 @@ class Crop(Source):
     @property
     def tile(self) -> tuple[int, int]:
         return self.source.tile
+
+    @property
+    def counter_depth(self) -> int | None:  # type: ignore[override]
+        return self.source.counter_depth
 
     @property
     def _detector(self) -> tuple[slice, slice]:

@@ -12,11 +12,13 @@ import xarray as xr
 
 from .axes import (
     DETECTOR,
+    FINDINGS,
     SCAN,
     VALID_PIXELS,
     axis_coordinate,
     check_counts,
     electron_wavelength,
+    missing_calibration,
     quantity,
     quantity_pair,
     require_same_coordinates,
@@ -167,6 +169,9 @@ def calibrate(
     attrs |= dose
     attrs[HISTORY] = json.dumps([*_history(counts.attrs), done | dose])
     result.attrs = attrs
+    if FINDINGS in attrs:
+        settled = set(missing_calibration(counts)) - set(missing_calibration(result))
+        result.attrs[FINDINGS] = [finding for finding in attrs[FINDINGS] if finding not in settled]
     return result
 
 

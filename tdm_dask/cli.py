@@ -34,6 +34,19 @@ class Shape(click.ParamType):
         return int(parts[0]), int(parts[1])
 
 
+class Frame(click.ParamType):
+    """The number of a scan in a stack, or "all"."""
+
+    name = "N|all"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if isinstance(value, int) or value == "all":
+            return value
+        if not str(value).isdigit():
+            self.fail(f'"{value}" is no number of a scan; expected 0, 1, ... or all.', param, ctx)
+        return int(value)
+
+
 class Pair(click.ParamType):
     """A quantity, or one for y and one for x with a comma between."""
 
@@ -79,7 +92,9 @@ computing = _options(
 )
 layout = _options(
     click.option("--scan-shape", type=Shape(), help="Probe positions, where the file does not know them."),
-    click.option("--frame", type=int, metavar="N", help="Which scan of a file that holds several, from 0."),
+    click.option(
+        "--frame", type=Frame(), help="Which scan of a file that holds several, from 0; all: each into its own store."
+    ),
     click.option("--detector-shape", type=Shape(), help="Detector pixels of a raw binary file."),
     click.option("--dtype", help='Type of a pixel of a raw binary file, such as "uint16" or ">u2".'),
     click.option("--offset", type=int, default=0, help="Bytes before the first frame of a raw binary file."),
@@ -90,6 +105,11 @@ layout = _options(
     ),
     click.option(
         "--allow-partial", is_flag=True, help="Take a scan that was interrupted; what is missing is marked as such."
+    ),
+    click.option(
+        "--detector-first/--scan-first",
+        default=None,
+        help="Whether an array is (ky, kx, y, x) or (y, x, ky, kx), where the file does not say it.",
     ),
 )
 calibration = _options(
@@ -221,17 +241,22 @@ def convert(source: Path, store: str | Path, start: str, compression: str, **opt
     def work(stage: Stage) -> Output:
         import tdm_dask
 
+        from .conversion import stack_stores
         from .describe import describe
 
         nbytes = source.stat().st_size if source.is_file() else None
+        keywords = options | {
+            "compression": None if compression == "none" else compression,
+            "overwrite": start == "overwrite",
+        }
+        if options["frame"] == "all":
+            with stage("convert", nbytes):
+                written = tdm_dask.convert_stack(source, store, **keywords | {"frame": None})
+            shape = " × ".join(map(str, written[0].shape))
+            paths = stack_stores(store, len(written))
+            return Output("\n".join(f"{path}: {shape} {written[0].dtype}" for path in paths), {"stores": paths})
         with stage("convert", nbytes):
-            tdm_dask.convert(
-                source,
-                store,
-                compression=None if compression == "none" else compression,
-                overwrite=start == "overwrite",
-                **options,
-            )
+            tdm_dask.convert(source, store, **keywords)
         return describe(store, {})
 
     return run(work, **session)

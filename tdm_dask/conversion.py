@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,21 +23,36 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from . import store as stores
-from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, check_counts, quantity_pair
+from .axes import (
+    DETECTOR,
+    DIMS,
+    FINDINGS,
+    SCAN,
+    VALID_PATTERNS,
+    VALID_PIXELS,
+    axis_coordinate,
+    check_counts,
+    missing_calibration,
+    quantity_pair,
+)
 from .blocks import Crop, InMemory, Shards, ZarrArray
 from .conversion_job import Job, check_shard, check_unchanged, convert_shard, is_written, lowest, read_sums
 from .errors import CorruptStoreError, CountsError, InputError, StoreError
-from .faults import faults
+from .faults import faults, without_nan
 from .lazy import source_of
-from .opening import label_vendor
+from .opening import label_vendor, warn_of_doubts
 from .reductions import State
 from .regions import crop as crop_counts
+from .repeats import repeated
+from .sampling import check_space
 from .shards import COMPRESSIONS
 from .sources import open_vendor
 from .statistics import valid_patterns, valid_pixels
 from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing
 from .store import SIDECARS
 
+# The arguments that say how a file is read.
+_LAYOUT = tuple(name for name in inspect.signature(open_vendor).parameters if name not in ("path", "frame"))
 # Temporary files of this package and of zarr, which a writer that was killed leaves behind.
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
@@ -57,6 +73,7 @@ def convert(
     flyback: int = 0,
     skip_first: int | None = None,
     allow_partial: bool = False,
+    detector_first: bool | None = None,
     compression: str | None = "lz4",
     resume: bool = True,
     overwrite: bool = False,
@@ -74,8 +91,9 @@ def convert(
         A vendor's file, or labelled counts: in memory, of an opened file or store, or any lazy expression.
     store : path, URL or zarr store object
         Where to write.
-    scan_shape, frame, detector_shape, dtype, offset, gap, flyback, skip_first, allow_partial
-        As in `open`. Probe positions without a frame are marked in the store and left out of every statistic.
+    scan_shape, frame, detector_shape, dtype, offset, gap, flyback, skip_first, allow_partial, detector_first
+        As in `open`; `convert_stack` converts every frame. Probe positions without a frame are marked in the store and
+        left out of every statistic.
     scan_step : float, str or (y, x) pair, optional
         Angstrom; goes before what the file says.
     pixel_size : float, str or (y, x) pair, optional
@@ -120,20 +138,27 @@ def convert(
     layout = {"scan_shape": scan_shape, "frame": frame, "detector_shape": detector_shape, "dtype": dtype}
     layout |= {"offset": offset or None, "gap": gap or None}
     trim = {"flyback": flyback or None, "skip_first": skip_first, "allow_partial": allow_partial or None}
+    trim |= {"detector_first": detector_first}
     trim = {name: value for name, value in trim.items() if value is not None}
     layout |= trim
     given = {name: value for name, value in layout.items() if value is not None}
     metadata: dict[str, Any] = {}
+    paths: tuple[str, ...] = ()
     if isinstance(source, xr.DataArray):
         if given:
             raise InputError(f"{min(given)} describes a file, but labelled counts were given; leave it out.")
-        counts, path = check_counts(source), None
+        counts = check_counts(source)
         name = str(source.attrs.get("source", "counts in memory"))
-        description = {"name": name, "reader": "xarray", **_fingerprint(counts.data)}
+        known = [found for found in source.attrs.get(FINDINGS, ()) if found not in missing_calibration(source)]
+        if next(_stores_read(counts.data), None) is not None:
+            known = []  # they name places of that store, and what is in this one will be found
+        description = {"name": name, "reader": "xarray", "findings": known, **_fingerprint(counts.data)}
     else:
         file = open_vendor(source, **given)
-        counts, path = label_vendor(file), file.data_path
-        description = {**file.identity, "reader": file.reader, "frame": frame, "findings": list(file.findings)}
+        warn_of_doubts(file)
+        counts, paths = label_vendor(file), (file.data_path, *file.linked)
+        findings = [*file.doubts, *file.findings]
+        description = {**file.identity, "reader": file.reader, "frame": frame, "findings": findings}
         metadata = file.metadata
     if counts.dtype.kind == "f" and counts.dtype.itemsize not in (4, 8):
         raise CountsError(f"The counts have dtype {counts.dtype}; convert them to float32 or float64 first.")
@@ -168,7 +193,7 @@ def convert(
                     "gap": gap,
                     **trim,
                 },
-                "labels": _digest(counts, attrs if path else facts),
+                "labels": _digest(counts, attrs if paths else facts),
             },
             "versions": {p: importlib.metadata.version(p) for p in ("tdm-dask", "zarr", "numcodecs", "rosettasciio")},
             "acquisition": facts,
@@ -178,8 +203,65 @@ def convert(
     backend = resolve(store, read_only=False)
     with writing(name_of(store)):
         if not _prepare(backend, counts.data, name_of(store), attributes, resume, overwrite):
-            _write(backend, counts, path, attributes, metadata.get("counter_depth_bits"))
+            _write(backend, counts, paths, attributes)
     return stores.open_store(backend if isinstance(store, Store) else store)
+
+
+def convert_stack(source: str | os.PathLike[str], store: str | os.PathLike[str], **options: Any) -> list[xr.DataArray]:
+    """Write every scan of a file that holds several (a time or focal series) into a store of its own.
+
+    Scan by scan, as `convert` with ``frame=0``, ``frame=1``, ... does it: what was finished is not done again when the
+    same call is repeated.
+
+    Parameters
+    ----------
+    source : path
+        A vendor's file.
+    store : path or URL
+        Where to write: of "series.zarr" the stores are "series-0.zarr", "series-1.zarr", ..., with as many digits as
+        the last one needs.
+    **options
+        As for `convert`, for every scan.
+
+    Returns
+    -------
+    list of DataArray
+        What `open` gives of each store, in the order of the scans.
+
+    Raises
+    ------
+    InputError
+        If `frame` is among the options.
+    SourceError, StoreError, DiskFullError, ScanShapeError
+        As for `convert`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.save(folder / "series.npy", np.ones((3, 4, 4, 8, 8), np.uint16))
+    >>> [scan.attrs["source"] for scan in convert_stack(folder / "series.npy", folder / "series.zarr")]
+    ['series.npy', 'series.npy', 'series.npy']
+    >>> sorted(path.name for path in folder.glob("*.zarr"))
+    ['series-0.zarr', 'series-1.zarr', 'series-2.zarr']
+    """
+    if options.get("frame") is not None:
+        raise InputError(f"frame={options['frame']} picks one scan, but all are to be converted; leave it out.")
+    layout = {name: options[name] for name in _LAYOUT if name in options}
+    paths = stack_stores(store, open_vendor(source, **layout, frame=0).scans)
+    return [convert(source, path, **options | {"frame": frame}) for frame, path in enumerate(paths)]
+
+
+def stack_stores(store: str | os.PathLike[str], n: int) -> list[str]:
+    """The paths of the stores of n scans, by that which was given for all.
+
+    Examples
+    --------
+    >>> stack_stores("s3://bucket/series.zarr", 2), stack_stores("a.b/series", 11)[10]
+    (['s3://bucket/series-0.zarr', 's3://bucket/series-1.zarr'], 'a.b/series-10')
+    """
+    stem, suffix = os.path.splitext(os.fspath(store))
+    return [f"{stem}-{frame:0{len(str(n - 1))}d}{suffix}" for frame in range(n)]
 
 
 def _fingerprint(data: Any) -> dict[str, Any]:
@@ -279,16 +361,17 @@ def _same_place(first: Store, second: Store) -> bool:
     return first == second
 
 
-def _write(
-    backend: Store, counts: xr.DataArray, path: str | None, attributes: dict[str, Any], depth: int | None
-) -> None:
+def _write(backend: Store, counts: xr.DataArray, paths: tuple[str, ...], attributes: dict[str, Any]) -> None:
     codec = COMPRESSIONS[attributes["request"]["compression"]]
     dtype = counts.dtype.newbyteorder("=")
     array = stores.create(backend, attributes, counts.shape, dtype, codec, _labels(counts))
     _sweep_partial(backend)
     source = source_of(counts.data)
-    job = Job(array, source, path, attributes["source"], valid_patterns(counts), valid_pixels(counts))
+    path = paths[0] if paths else None
+    job = Job(array, source, path, attributes["source"], valid_patterns(counts), valid_pixels(counts), paths[1:])
     pending = [s for s in array.shards() if not is_written(job, s)]
+    if isinstance(backend, LocalStore):
+        check_space(Path(backend.root), array, pending, source)
     convert_task, check_task = (dask.delayed(task, pure=False) for task in (convert_shard, check_shard))
     shared: Any = dask.delayed(job, pure=False, traverse=False)
     # Counts in memory stay where they are: no copy travels to a cluster.
@@ -311,14 +394,15 @@ def _write(
             f"{stores.shards_in_words(problems)}; they were removed, and the same conversion, called again, writes "
             "them anew."
         )
-    _complete(backend, job, depth)
+    _complete(backend, job)
 
 
-def _complete(backend: Store, job: Job, depth: int | None) -> None:
+def _complete(backend: Store, job: Job) -> None:
     """Merge the sums of all shards, write the statistics, say that the store is complete, and clean up."""
     array, moments = job.array, job.moments
     totals = np.zeros(array.shape[:2], np.uint64 if array.dtype.kind in "ub" else np.float64)
     maximum = np.full(array.shape[2:], lowest(array.dtype), array.dtype)
+    marks = np.zeros(array.shape[:2], np.uint64)
     states: list[State] = []
     for shard in array.shards():
         sums = read_sums(job, shard)
@@ -328,6 +412,7 @@ def _complete(backend: Store, job: Job, depth: int | None) -> None:
                 "writes it anew."
             )
         totals[array.window(shard)[:2]] = sums.pop("pattern_totals")
+        marks[array.window(shard)[:2]] = sums.pop("pattern_marks")
         np.maximum(maximum, sums.pop("maximum"), out=maximum)
         with np.errstate(invalid="ignore"):
             states = [reduce(moments.merge, [*states, sums])] if sums["n"] else states
@@ -349,7 +434,15 @@ def _complete(backend: Store, job: Job, depth: int | None) -> None:
         if flags is not None:
             attrs = {"long_name": f"{name} that the statistics were gathered with"}
             stores.write_variable(group, stores.GATHERED[name], xr.Variable(dims, flags, attrs))
+    depth = None if job.source is None else job.source.counter_depth
     found = faults(mean, maximum, totals, used=job.used, valid=job.valid, n=int(states[0]["n"]), depth=depth)
+    found += repeated(totals, marks, Shards(array, "").read, job.used)
+    if job.source_path is not None:  # counts that were given may hold what will not be used
+        usable = without_nan(mean, totals, job.valid, job.used)
+        for name, dims, flags in zip((VALID_PIXELS, VALID_PATTERNS), (DETECTOR, SCAN), usable, strict=True):
+            if flags is not None:
+                stores.write_variable(group, name, xr.Variable(dims, flags, {"long_name": f"{name}, without NaN"}))
+                found.append(f"What holds NaN or infinity is not valid: {name} leaves it out of every statistic.")
     stores.consolidate(backend)
     stores.update_attributes(backend, {"state": "complete", "findings": found})
     _sweep(backend)

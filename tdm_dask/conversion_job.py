@@ -17,6 +17,7 @@ from .blocks import Block, Crop, RawFrames, Source
 from .errors import CorruptStoreError, SourceError, TdmError
 from .memory import Buffers, read_only
 from .reductions import Moments, State
+from .repeats import pattern_marks
 from .shards import InnerChunk, ShardedArray, get, put
 from .sources import identity
 from .storage import flush, name_of, object_size, reason_of, writing
@@ -33,6 +34,7 @@ class Job:
     source_identity: dict[str, Any]
     used: np.ndarray | None
     valid: np.ndarray | None
+    linked: tuple[str, ...] = ()
 
     @property
     def moments(self) -> Moments:
@@ -62,6 +64,7 @@ class ShardSums:
         self._state = self._moments.start((y, x), self._used, None)
         self._maximum = np.full(detector, lowest(dtype), dtype)
         self._totals = np.zeros((y.stop - y.start, x.stop - x.start), np.uint64 if dtype.kind in "ub" else np.float64)
+        self._marks = np.zeros(self._totals.shape, np.uint64)
 
     def add(self, chunk: InnerChunk) -> None:
         counts = np.ascontiguousarray(chunk.counts)
@@ -69,9 +72,14 @@ class ShardSums:
         y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in place)
         used = None if self._used is None or self._used[y, x].all() else self._used[y, x]
         if used is None and self._moments.exact:
-            self._add_exactly(chunk, counts, self._totals[y, x])
-            return
-        self._totals[y, x] += pattern_totals(counts, None if self._valid is None else self._valid[chunk.ky, chunk.kx])
+            totals = self._add_exactly(chunk, counts)
+        else:
+            totals = pattern_totals(counts, None if self._valid is None else self._valid[chunk.ky, chunk.kx])
+            self._add(chunk, counts, used)
+        self._totals[y, x] += totals
+        self._marks[y, x] += pattern_marks(counts, totals, chunk.ky.start, chunk.kx.start)
+
+    def _add(self, chunk: InnerChunk, counts: np.ndarray, used: np.ndarray | None) -> None:
         if used is not None and not used.any():
             return
         self._moments.add(self._state, Block(chunk.y, chunk.x, chunk.ky, chunk.kx, counts), used, None)
@@ -79,26 +87,28 @@ class ShardSums:
         rows = counts.reshape(-1, *tile.shape) if used is None else counts[used]
         np.maximum(tile, rows.max(0), out=tile)
 
-    def _add_exactly(self, chunk: InnerChunk, counts: np.ndarray, totals: np.ndarray) -> None:
-        """All of the above in one read of the counts, which the compressor then finds in cache."""
+    def _add_exactly(self, chunk: InnerChunk, counts: np.ndarray) -> np.ndarray:
+        """The same, and the sum of each pattern, in one read of the counts; the compressor finds them in cache."""
         unsigned = np.dtype(f"u{counts.dtype.itemsize}")
-        matrix = read_only(counts.view(unsigned).reshape(totals.size, -1))
-        of_patterns = np.zeros(totals.size, np.uint64)
+        ny, nx = counts.shape[:2]
+        matrix = read_only(counts.view(unsigned).reshape(ny * nx, -1))
+        totals = np.zeros(ny * nx, np.uint64)
         kernels.exact_sums(
             matrix,
             self._counted[chunk.ky, chunk.kx].ravel(),
             self._state["total"],
             self._state["squares"],
             self._maximum.view(unsigned),
-            of_patterns,
+            totals,
             chunk.ky.start,
             chunk.kx.start,
             counts.shape[3],
         )
-        totals += of_patterns.reshape(totals.shape)
+        return totals.reshape(ny, nx)
 
     def finish(self) -> State:
-        return {**self._moments.finish(self._state), "maximum": self._maximum, "pattern_totals": self._totals}
+        of_patterns = {"pattern_totals": self._totals, "pattern_marks": self._marks}
+        return {**self._moments.finish(self._state), "maximum": self._maximum, **of_patterns}
 
 
 def convert_shard(job: Job, shard: tuple[int, ...], block: np.ndarray | None = None) -> None:
@@ -163,7 +173,9 @@ def _problem(job: Job, shard: tuple[int, ...]) -> str | None:
         return "has a wrong checksum"
     except OSError as error:
         return f"cannot be kept or read ({reason_of(error)})"
-    same = found.keys() == expected.keys() and all(same_sums(found[name], expected[name]) for name in found)
+    if array.dtype.kind == "f":  # made of sums that may be rounded otherwise
+        del found["pattern_marks"]
+    same = found.keys() <= expected.keys() and all(same_sums(found[name], expected[name]) for name in found)
     return None if same else "holds other counts than its source"
 
 
@@ -199,14 +211,17 @@ def _reader(job: Job, window: tuple[slice, ...]) -> Callable[[slice, slice], np.
 
 
 def check_unchanged(job: Job) -> None:
+    """Raise unless the file of the counts, and every file that it links, is as it was when it was opened."""
     if job.source_path is None:
         return
-    found, expected = identity(job.source_path), job.source_identity
-    if any(found[k] != expected[k] for k in ("size", "modified")):
-        raise SourceError(
-            f"{job.source_path} changed while it was converted ({found['size']} bytes of {found['modified']}; it was "
-            f"{expected['size']} bytes of {expected['modified']}); convert it anew with overwrite."
-        )
+    paths = (job.source_path, *job.linked)
+    for path, expected in zip(paths, (job.source_identity, *job.source_identity.get("linked", ())), strict=True):
+        found = identity(path)
+        if any(found[k] != expected[k] for k in ("size", "modified")):
+            raise SourceError(
+                f"{path} changed while it was converted ({found['size']} bytes of {found['modified']}; it was "
+                f"{expected['size']} bytes of {expected['modified']}); convert it anew with overwrite."
+            )
 
 
 def is_written(job: Job, shard: tuple[int, ...]) -> bool:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from .axes import DIMS, LONG_NAMES, step_of, unit_of
+from .axes import DIMS, FINDINGS, LONG_NAMES, step_of, unit_of
 from .session import Output
 from .words import bytes_text
+
+if TYPE_CHECKING:
+    from .sources import VendorFile
 
 FACTS = {
     "energy_eV": ("beam energy", "keV", 1e-3),
@@ -24,6 +28,9 @@ FACTS = {
     "electrons_per_probe": ("electrons per probe", "", 1.0),
     "electrons_per_square_angstrom": ("dose", "electrons/Å²", 1.0),
 }
+
+# Arguments that mean something even where they are 0 or False.
+_MEANT = ("skip_first", "detector_first")
 
 
 def facts_text(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -42,7 +49,7 @@ def facts_text(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
-    """Describe a vendor file or a store; only headers are read.
+    """Describe a vendor file or a store; of its counts, a few patterns of a vendor file are read.
 
     Parameters
     ----------
@@ -53,33 +60,73 @@ def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
     """
     import tdm_dask
 
-    # 0 frames to skip say where the scan begins.
-    given = {key: value for key, value in options.items() if value or (key == "skip_first" and value is not None)}
-    from .store import is_store, stored_findings
+    given = {key: value for key, value in options.items() if value or (key in _MEANT and value is not None)}
+    from .store import is_store
 
     if is_store(path):
         counts = tdm_dask.open(path)
-        return _output(path, "store", counts, stored_findings(path), counts.attrs, None)
+        return _output(path, "store", counts, counts.attrs.get(FINDINGS, []), counts.attrs, None)
+    from .errors import FrameError
+    from .opening import label_vendor
     from .sources import open_vendor
 
-    file = open_vendor(path, **given)
-    counts = tdm_dask.open(path, **given)
-    command = _command(Path(path), given, file.scan_step is None, unit_of(counts, "kx") == "px")
-    findings = [*file.findings, f"read by {file.reader}"]
-    return _output(path, "vendor file", counts, findings, file.acquisition, command)
+    if given.get("frame") == "all":
+        del given["frame"]
+    several: list[str] = []
+    try:
+        file = open_vendor(path, **given)
+    except FrameError:
+        if "frame" in given:
+            raise
+        file = open_vendor(path, **given, frame=0)
+        given["frame"] = "all"
+        several.append(
+            f"The file holds {file.scans} scans, of which this is scan 0: frame picks one (--frame N), and --frame all "
+            "converts each into a store of its own."
+        )
+    counts = label_vendor(file)
+    command = _command(Path(path), given, file.scans, file.scan_step is None, unit_of(counts, "kx") == "px")
+    sampled, room = _look_at_patterns(file)
+    findings = [*several, *counts.attrs[FINDINGS], *sampled, f"read by {file.reader}"]
+    return _output(path, "vendor file", counts, findings, file.acquisition, command, room)
 
 
-def _command(path: Path, given: Mapping[str, Any], needs_step: bool, needs_angle: bool) -> list[str]:
+def _look_at_patterns(file: VendorFile) -> tuple[list[str], dict[str, int]]:
+    """What a few patterns say of the others, and the bytes that a store will take and that are free here."""
+    from .errors import SourceError
+    from .sampling import free_bytes, sample
+    from .shards import COMPRESSIONS
+
+    free = free_bytes(Path())
+    try:
+        sampled = sample(file.source, file.valid_patterns)
+    except SourceError as error:
+        return [f"A few patterns were to be looked at, but {error}"], {"free_bytes": free}
+    counts = math.prod(file.source.shape) * file.source.dtype.itemsize
+    if sampled is None:
+        room = f"A store takes up to {bytes_text(counts)}, less as far as the counts can be compressed"
+        return [f"{room}; {bytes_text(free)} are free in this folder."], {"free_bytes": free}
+    stored = round(counts * sampled.compressed(COMPRESSIONS["lz4"]))
+    room = f"A store takes about {bytes_text(stored)}, by {sampled.count} patterns that were compressed"
+    space = f"{room}; {'only ' * (stored > free)}{bytes_text(free)} are free in this folder."
+    found = sampled.findings(file.valid_pixels, file.source.counter_depth)
+    return [*found, space], {"store_bytes": stored, "free_bytes": free}
+
+
+def _command(path: Path, given: Mapping[str, Any], scans: int, needs_step: bool, needs_angle: bool) -> list[str]:
+    from .conversion import stack_stores
+
     store = f"{path.stem}.zarr"
     words = ["tdm", "convert", str(path), store]
     for key, value in given.items():
-        words.append(f"--{key.replace('_', '-')}")
-        if value is not True:
+        words.append("--scan-first" if (key, value) == ("detector_first", False) else f"--{key.replace('_', '-')}")
+        if not isinstance(value, bool):
             words.append("x".join(map(str, value)) if isinstance(value, tuple) else str(value))
     if needs_step:
         words += ["--scan-step", "STEP Å"]
     commands = [shlex.join(words)]
     if needs_angle:
+        store = stack_stores(store, scans)[0] if given.get("frame") == "all" else store
         commands.append(shlex.join(["tdm", "calibrate", store, "--semi-angle", "ANGLE mrad"]))
     return commands
 
@@ -91,6 +138,7 @@ def _output(
     findings: list[str],
     attributes: Mapping[str, Any],
     commands: list[str] | None,
+    room: Mapping[str, int] | None = None,
 ) -> Output:
     axes = [
         {
@@ -122,6 +170,7 @@ def _output(
         "axes": axes,
         "acquisition": {key: attributes[key] for key in FACTS if key in attributes},
         "findings": findings,
+        **(room or {}),
     }
     history = json.loads(counts.attrs.get("calibration_history", "[]"))
     if history:

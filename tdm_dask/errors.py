@@ -52,6 +52,10 @@ class MemoryLimitError(InputError):
     """What was asked for would not fit into memory; nothing was read."""
 
 
+class FrameError(InputError):
+    """A file holds several scans, and none of them, or one that it does not hold, was asked for."""
+
+
 class RecipeError(InputError):
     """A recipe file is not readable or asks for something that does not exist."""
 

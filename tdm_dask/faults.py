@@ -43,6 +43,8 @@ def faults(
     depth : int, optional
         Bits of the detector's counters; those of the dtype by default.
 
+    NaN and infinity show in the mean of their pixel and the total of their pattern.
+
     Returns
     -------
     list of str
@@ -76,7 +78,46 @@ def faults(
     hot = inside & (usual > TIMES_OF_HOT * highest) & (usual * n > LEAST_OF_HOT)
     what = f"counted more than {TIMES_OF_HOT} times as much as each neighbour: hot"
     found += _sentence(hot, "pixel(s)", what, "(ky, kx)")
-    return [*found, *_sentence(blank, "pattern(s)", "hold no count: blank", "(y, x)")]
+    found += _sentence(blank, "pattern(s)", "hold no count: blank", "(y, x)")
+    return [*found, *_about_nan(mean, totals, valid, used)]
+
+
+def without_nan(
+    mean: np.ndarray, totals: np.ndarray, valid: np.ndarray | None = None, used: np.ndarray | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Flags of the pixels, or of the patterns, that are left without those that hold NaN or infinity.
+
+    Whichever loses less is left out; neither is where more than half of both would go.
+
+    Returns
+    -------
+    ndarray of bool, shape (nky, nkx), or None
+    ndarray of bool, shape (ny, nx), or None
+
+    Examples
+    --------
+    >>> pixels, patterns = without_nan(np.array([[1.0, np.nan]]), np.array([[np.nan, np.nan, 3.0]]))
+    >>> pixels, patterns is None
+    (array([[ True, False]]), True)
+    """
+    pixels = np.isfinite(mean) if valid is None else np.isfinite(mean) | ~valid
+    patterns = np.isfinite(totals) if used is None else np.isfinite(totals) | ~used
+    kept = float(pixels.mean()), float(patterns.mean())
+    if kept[0] == 1 or max(kept) < 0.5:
+        return None, None
+    if kept[0] >= kept[1]:
+        return pixels if valid is None else pixels & valid, None
+    return None, patterns if used is None else patterns & used
+
+
+def _about_nan(mean: np.ndarray, totals: np.ndarray, valid: np.ndarray | None, used: np.ndarray | None) -> list[str]:
+    """A sentence about NaN and infinity: which patterns hold it where these are few, else which pixels."""
+    patterns = ~np.isfinite(totals) if used is None else ~np.isfinite(totals) & used
+    if without_nan(mean, totals, valid, used)[1] is not None:
+        return _sentence(patterns, "pattern(s)", "hold NaN or infinity", "(y, x)")
+    pixels = ~np.isfinite(mean) if valid is None else ~np.isfinite(mean) & valid
+    what = f"hold NaN or infinity in {np.count_nonzero(patterns)} pattern(s)"
+    return _sentence(pixels, "pixel(s)", what, "(ky, kx)")
 
 
 def _ceiling(dtype: np.dtype, depth: int | None) -> int | None:

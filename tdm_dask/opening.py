@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
 from zarr.abc.store import Store
 
-from .axes import VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts
+from .axes import FINDINGS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts, missing_calibration
 from .lazy import as_dask
 from .sources import VendorFile, open_vendor
 from .store import StoreLike, is_store, open_store
@@ -27,6 +28,7 @@ def open(
     flyback: int = 0,
     skip_first: int | None = None,
     allow_partial: bool = False,
+    detector_first: bool | None = None,
 ) -> xr.DataArray:
     """A store or a vendor's file as lazy labelled counts; only its header is read.
 
@@ -49,12 +51,16 @@ def open(
     allow_partial : bool, default False
         Open a scan that was interrupted: probe positions without a frame read as zeros and are marked as missing in
         the coordinate `valid_patterns`, which every statistic and mask honours.
+    detector_first : bool, optional
+        Whether an array of four dims in a generic file (.npy, HDF5, zarr, .dm4, ...) is (ky, kx, y, x) and not
+        (y, x, ky, kx). By default the names and units of its axes say it, or it is (y, x, ky, kx); a warning says it
+        if a few of its counts speak against that.
 
     Returns
     -------
     DataArray, dims (y, x, ky, kx)
         Counts, native-endian, with what the file says as coordinates (angstrom, mrad; pixels until calibrated) and
-        attributes.
+        attributes. `attrs["findings"]` says in sentences how the file was read, what is odd, and what is not known.
 
     Raises
     ------
@@ -86,8 +92,16 @@ def open(
         flyback=flyback,
         skip_first=skip_first,
         allow_partial=allow_partial,
+        detector_first=detector_first,
     )
+    warn_of_doubts(file)
     return label_vendor(file)
+
+
+def warn_of_doubts(file: VendorFile) -> None:
+    """Warn of what speaks against the way in which a file is read."""
+    for doubt in file.doubts:
+        warnings.warn(f"{os.path.basename(file.path)}: {doubt}", stacklevel=1)
 
 
 def label_vendor(file: VendorFile) -> xr.DataArray:
@@ -108,4 +122,6 @@ def label_vendor(file: VendorFile) -> xr.DataArray:
     if file.pixel_size is not None:
         attrs["pixel_size_mrad"] = list(file.pixel_size)
     attrs["source"] = os.path.basename(file.path)
-    return label_counts(as_dask(file.source), coords, attrs)
+    counts = label_counts(as_dask(file.source), coords, attrs)
+    counts.attrs[FINDINGS] = [*file.doubts, *file.findings, *missing_calibration(counts)]
+    return counts

@@ -31,6 +31,7 @@ class SourceSection:
     flyback: int | None = None
     skip_first: int | None = None
     allow_partial: bool | None = None
+    detector_first: bool | None = None
     compression: str | None = None
 
 

@@ -58,12 +58,11 @@ def run(
     from .progress import ProgressBars
 
     bars = ProgressBars(enabled=False if as_json else None)
-    notes: list[str] = []
     interrupted = threading.Event()
     try:
         with (
             _interrupts(interrupted),
-            _notes(notes, debug),
+            _notes(debug),
             use_scheduler(scheduler, workers, memory, announce=bars.enabled),
             bars,
         ):
@@ -75,8 +74,6 @@ def run(
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
             return complain(f"Stopped; {_kept(bars.finished)} Run the same command again to go on.", STOPPED)
         return complain(*_sentence(error, bars.finished))
-    for note in notes:
-        print(f"tdm: note: {note}", file=sys.stderr)
     click.echo(json.dumps(output.data, indent=2, ensure_ascii=False, default=str) if as_json else output.text)
     return DONE
 
@@ -101,19 +98,21 @@ def _interrupts(interrupted: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _notes(notes: list[str], debug: bool) -> Iterator[None]:
-    """Keep this package's warnings for the end, as sentences; those of others are for developers."""
+def _notes(debug: bool) -> Iterator[None]:
+    """Say this package's warnings as sentences, each once; those of others are for developers."""
+    notes: set[str] = set()
     ours = str(Path(__file__).parent)
     shown = warnings.showwarning
 
-    def keep(message: Any, category: Any, filename: str, *rest: Any) -> None:
+    def say(message: Any, category: Any, filename: str, *rest: Any) -> None:
         if debug:
             shown(message, category, filename, *rest)
         elif category is UserWarning and filename.startswith(ours) and str(message) not in notes:
-            notes.append(str(message))
+            notes.add(str(message))
+            print(f"tdm: note: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.showwarning = keep  # type: ignore[assignment]
+        warnings.showwarning = say  # type: ignore[assignment]
         yield
 
 

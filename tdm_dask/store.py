@@ -17,7 +17,7 @@ import xarray as xr
 import zarr
 from zarr.abc.store import Store
 
-from .axes import DIMS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts
+from .axes import DIMS, FINDINGS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts, missing_calibration
 from .blocks import Shards, Source, ZarrArray
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
@@ -126,7 +126,9 @@ def open_store(store: StoreLike) -> xr.DataArray:
     facts = {k: v for k, v in attributes.get("acquisition", {}).items() if k in FACTS}
     if "source" in attributes:
         facts["source"] = source_name(attributes)
-    return label_counts(as_dask(source), coords, facts)
+    counts = label_counts(as_dask(source), coords, facts)
+    findings = [*_findings(attributes), *missing_calibration(counts)]
+    return counts.assign_attrs({FINDINGS: findings}) if findings else counts
 
 
 def source_name(attributes: Mapping[str, Any]) -> str:
@@ -257,9 +259,11 @@ def stored_statistics(store: StoreLike) -> xr.Dataset | None:
 
 def stored_findings(store: StoreLike) -> list[str]:
     """What was found in a store's source: by its header, and by the sums that were gathered while it was converted."""
-    attributes = read_attributes(resolve(store)) or {}
-    source = attributes.get("source", {})
-    return [*source.get("findings", []), *attributes.get("findings", [])]
+    return _findings(read_attributes(resolve(store)) or {})
+
+
+def _findings(attributes: Mapping[str, Any]) -> list[str]:
+    return [*attributes.get("source", {}).get("findings", []), *attributes.get("findings", [])]
 
 
 def _unusable(flags: xr.Variable | None) -> list[int]:

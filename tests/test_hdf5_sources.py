@@ -110,7 +110,6 @@ def test_hyperspy_stack_of_scans_needs_frame(tmp_path, compression):
     [
         ((True, True, True, False), "3 navigation and 1 signal"),
         ((False, False, False, False), "0 navigation and 4 signal"),
-        ((False, False, True, True), "stored detector first"),
     ],
 )
 def test_hyperspy_signal_that_is_no_scan_of_patterns_is_refused(tmp_path, counts, navigate, message):
@@ -119,10 +118,22 @@ def test_hyperspy_signal_that_is_no_scan_of_patterns_is_refused(tmp_path, counts
         open_vendor(path)
 
 
-def test_scan_stored_detector_first_is_refused_by_its_units(tmp_path, counts):
-    path = write_hspy(tmp_path / "scan.hspy", counts, RECIPROCALS + LENGTHS)
-    with pytest.raises(CountsError, match="stored detector first"):
-        open_vendor(path)
+@pytest.mark.parametrize("chunks", [None, (3, 5, 2, 2)])
+@pytest.mark.parametrize("says", ["units", "navigation", "caller"])
+def test_hyperspy_signal_with_the_detector_first_is_turned(tmp_path, counts, says, chunks):
+    axes = {
+        "units": RECIPROCALS + LENGTHS,
+        "navigation": [{"navigate": n} for n in (False, False, True, True)],
+        "caller": [{}] * 4,
+    }
+    stored = np.ascontiguousarray(counts.transpose(2, 3, 0, 1))
+    path = write_hspy(tmp_path / "scan.hspy", stored, axes[says], chunks=chunks)
+    file = open_vendor(path, detector_first=True if says == "caller" else None)
+    assert_reads(file, counts)
+    assert file.order_is_known
+    assert any("detector first" in finding for finding in file.findings)
+    assert file.scan_step == (pytest.approx((0.3, 0.32)) if says == "units" else None)
+    assert open_vendor(path, detector_first=False).source.shape == stored.shape
 
 
 def test_hyperspy_complex_signal_is_refused(tmp_path, counts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from . import (
     tvips,
     zarr_file,
 )
+from .axis_order import doubts_about_order
 from .vendor import Request, VendorFile, file_size, identity
 
 __all__ = ["VendorFile", "identity", "known_extensions", "open_vendor"]
@@ -46,7 +48,7 @@ _BY_MAGIC: tuple[tuple[bytes, _Reader], ...] = (
 _ZIP = b"PK"
 
 _BY_EXTENSION: dict[str, _Reader] = {
-    "mib": merlin.open_merlin,
+    **dict.fromkeys(("mib", "hdr"), merlin.open_merlin),
     "blo": blockfile.open_blockfile,
     "npy": raw.open_npy,
     **dict.fromkeys(("hspy", "h5", "hdf5", "emd", "de5", "nxs", "app5"), hdf5_formats.open_hdf5_scan),
@@ -88,8 +90,9 @@ def open_vendor(
     flyback: int = 0,
     skip_first: int | None = None,
     allow_partial: bool = False,
+    detector_first: bool | None = None,
 ) -> VendorFile:
-    """Open a vendor's file: only its header is read.
+    """Open a vendor's file: only its header is read, and a few counts where it leaves the order of the axes open.
 
     Parameters
     ----------
@@ -117,6 +120,9 @@ def open_vendor(
     allow_partial : bool, default False
         Open a scan that has too few frames, or whose last one is cut short: probe positions without a frame are marked
         in `valid_patterns` and read as zeros.
+    detector_first : bool, optional
+        Whether an array of four dims is (ky, kx, y, x) and not (y, x, ky, kx). By default the names and units of its
+        axes say it, or it is (y, x, ky, kx), and a few counts are read to see whether that can be.
 
     Returns
     -------
@@ -155,11 +161,17 @@ def open_vendor(
         flyback=_whole(flyback, "flyback"),
         skip_first=None if skip_first is None else _whole(skip_first, "skip_first"),
         allow_partial=bool(allow_partial),
+        detector_first=None if detector_first is None else bool(detector_first),
     )
     if zarr_file.is_zarr(request.path):
-        return zarr_file.open_zarr_scan(request)
-    file_size(request.path)
-    return _reader(request)(request)
+        file = zarr_file.open_zarr_scan(request)
+    else:
+        file_size(request.path)
+        file = _reader(request)(request)
+    file = replace(file, scans=max(request.counted, default=1))
+    if file.order_is_known or file.doubts:
+        return file
+    return replace(file, doubts=tuple(doubts_about_order(file.source, file.valid_patterns)))
 
 
 def _reader(request: Request) -> _Reader:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..axes import electron_wavelength, quantity
-from ..errors import CountsError, UnitError
+from ..errors import UnitError
 
 _UNKNOWN_UNITS = {"", "<undefined>", "none", "px", "pixel", "pixels", "undefined", "unknown"}
 _ANGLES = {"mrad", "rad", "urad", "µrad", "deg", "°"}
@@ -105,32 +105,20 @@ def _quantity(scale: Any, unit: str, wanted: str) -> float | None:
 
 
 def facts_of_axes(
-    name: str, axes: Sequence[Mapping[str, Any]], energy: float | None, *, unit_scale_is_unset: bool = False
+    axes: Sequence[Mapping[str, Any]], energy: float | None, *, unit_scale_is_unset: bool = False
 ) -> Facts:
     """Scan step and pixel size from four axes (y, x, ky, kx), each with `scale` and `units`.
 
     Parameters
     ----------
-    name : str
-        The file, for messages.
     axes : sequence of four mappings
         As rosettasciio returns them; an empty mapping is an axis about which nothing is known.
     energy : float or None
         Beam energy in eV, which turns reciprocal lengths into angles.
     unit_scale_is_unset : bool, default False
         Whether a scale of exactly 1 is a reader's placeholder even where it has a unit.
-
-    Raises
-    ------
-    CountsError
-        If the first two axes are reciprocal and the last two are lengths: the file is stored detector first.
     """
     units = [clean_unit(axis.get("units")) for axis in axes]
-    if all(map(is_reciprocal, units[:2])) and all(length(1.0, unit) for unit in units[2:]):
-        raise CountsError(
-            f"{name} has its first two axes in {units[0]} and its last two in {units[2]}, so it is stored "
-            "detector first; expected (y, x, ky, kx): rewrite it with the scan axes first."
-        )
     findings: list[str] = []
     scales = [axis.get("scale") for axis in axes]
     if unit_scale_is_unset:

@@ -15,7 +15,7 @@ from ..errors import CountsError, SourceError
 from .hdf5 import files_behind, open_hdf5
 from .scan_shape import fill_with_frames
 from .stacks import StackSource, chunk_of
-from .vendor import Request, VendorFile, check_dtype, plain
+from .vendor import Request, VendorFile, check_dtype, narrowest, plain
 
 _DETECTOR = "entry/instrument/detector"
 
@@ -28,9 +28,12 @@ class LinkedFrames(StackSource):
     ----------
     datasets : tuple of (str, int)
         Path inside the master file and number of frames, in order.
+    counter_depth : int, optional
+        Bits of a count, as the master file says.
     """
 
     datasets: tuple[tuple[str, int], ...] = ()
+    counter_depth: int | None = None
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
@@ -114,6 +117,7 @@ def open_master(request: Request, file: Any) -> VendorFile:
         frames=filling.order,
         states=tuple(dict.fromkeys(state for _, part in parts for state in files_behind(request, part))),
         datasets=tuple((name, part.shape[0]) for name, part in parts),
+        counter_depth=int(_number(file, "bit_depth_image") or 0) or None,
     )
     valid, about_pixels = _valid_pixels(file, parts, source)
     dwell = _number(file, "count_time")
@@ -123,7 +127,7 @@ def open_master(request: Request, file: Any) -> VendorFile:
         source=filling.without_missing(source),
         acquisition={"dwell_time_s": dwell} if dwell else {},
         metadata=_metadata(file),
-        findings=(*findings, *filling.findings, *about_pixels),
+        findings=(*findings, *filling.findings, *narrowest(source.counter_depth, dtype), *about_pixels),
         valid_pixels=valid,
         valid_patterns=filling.valid_patterns,
         linked=tuple(path for path, _, _ in source.states),
@@ -151,13 +155,13 @@ def _valid_pixels(file: Any, parts: list[tuple[str, Any]], source: LinkedFrames)
             continue
         if mask.shape == detector:
             unusable = np.asarray(mask) != 0
-            findings.append(f"The detector's mask marks {np.count_nonzero(unusable)} pixels as not valid.")
+            findings.append(f"The detector's mask marks {np.count_nonzero(unusable) or 'no'} pixels as not valid.")
         else:
             findings.append(f"The detector's mask {mask.shape} does not fit its frames {detector} and is not used.")
         break
     if source.dtype.kind == "u":
-        depths = {8 * source.dtype.itemsize, int(_number(file, "bit_depth_image") or 0)}
-        marks = [2**bits - 1 for bits in depths if 0 < bits <= 8 * source.dtype.itemsize]
+        width = 8 * source.dtype.itemsize
+        marks = [2**bits - 1 for bits in {width, min(source.counter_depth or width, width)}]
         filled = [part for _, part in parts if len(part)]
         middle = filled[len(filled) // 2]
         frames = [filled[0][0], middle[len(middle) // 2], filled[-1][-1]]

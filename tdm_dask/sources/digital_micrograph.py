@@ -11,7 +11,8 @@ import numpy as np
 from ..blocks import Source
 from ..errors import CountsError, SourceError, TdmError
 from .array_scan import detector_of, fill_array
-from .calibration_facts import acquisition_facts, clean_unit, facts_of_axes, is_reciprocal, length
+from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
+from .calibration_facts import acquisition_facts, facts_of_axes
 from .stacks import DetectorFirst
 from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, rosettasciio_reader
 
@@ -67,34 +68,32 @@ def _open_image(request: Request, images: list[Any], candidates: list[int], size
             f"{request.name} has {size} bytes, but its array {shape} of {dtype} from byte {data['offset']} needs "
             f"{data['offset'] + math.prod(shape) * dtype.itemsize}; it is truncated, copy it again."
         )
-    axes = [
-        {"scale": scale, "units": unit} for scale, unit in zip(image.scales.tolist(), image.units, strict=True)
-    ]
+    axes = [{"scale": scale, "units": unit} for scale, unit in zip(image.scales.tolist(), image.units, strict=True)]
     leading: tuple[int, ...] = ()
     if len(shape) == 5:
         if len(candidates) > 1:
             raise CountsError(f"{request.name} holds several stacks of scans; save one of them alone.")
         leading = (pick_frame(request, shape[0]),)
         findings.append(f"Scan {leading[0]} of a stack of {shape[0]}.")
-    detector_first = len(shape) > 3 and _is_detector_first(axes[-4:])
-    order = (2, 3, 0, 1) if detector_first else ()
+    detector_first = is_detector_first(request, axes[-4:]) if len(shape) > 3 else None
+    order = DETECTOR_FIRST if detector_first else ()
     filling = fill_array(request, shape, leading, order)
     offset = int(data["offset"]) + sum(leading) * math.prod(shape[1:]) * dtype.itemsize
     source: Source
     if detector_first:
-        findings.append("The file stores the detector first; each pattern is gathered from all over the file.")
-        axes = [*axes[-2:], *axes[-4:-2]]
+        findings.append(ABOUT_DETECTOR_FIRST)
+        axes = scan_axes_first(axes[-4:], detector_first)
         source = DetectorFirst(str(request.path), (*filling.shape, *detector_of(shape[:-2])), dtype.str, offset)
     else:
         source = filling.raw_frames(str(request.path), detector_of(shape), dtype, offset=offset)
-        if len(shape) > 3 and not any(clean_unit(axis["units"]) for axis in axes[-4:]):
+        if len(shape) > 3 and detector_first is None:
             findings.append(
                 "The axes have no units that tell the scan from the detector, which some DigitalMicrograph files "
-                "exchange; look at the mean pattern."
+                "exchange; look at the mean pattern, and give detector_first (--detector-first) if it is an image."
             )
     acquisition = _acquisition(image.imdict.get("ImageTags", {}))
     four = [{}, {}, *axes[-2:]] if len(shape) == 3 else axes[-4:]
-    facts = facts_of_axes(request.name, four, acquisition.get("energy_eV"), unit_scale_is_unset=True)
+    facts = facts_of_axes(four, acquisition.get("energy_eV"), unit_scale_is_unset=True)
     tags = image.imdict.to_dict()
     tags.get("ImageData", {}).pop("Data", None)
     return VendorFile(
@@ -107,13 +106,9 @@ def _open_image(request: Request, images: list[Any], candidates: list[int], size
         metadata=plain(tags),
         findings=(*findings, *filling.findings, *facts.findings),
         valid_patterns=filling.valid_patterns,
+        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
+        order_is_known=len(shape) == 3 or detector_first is not None,
     )
-
-
-def _is_detector_first(axes: list[dict[str, Any]]) -> bool:
-    """Whether the units say that the detector's axes come before those of the scan."""
-    units = [clean_unit(axis["units"]) for axis in axes]
-    return all(map(is_reciprocal, units[:2])) and all(length(1.0, unit) for unit in units[2:])
 
 
 def _acquisition(tags: Mapping[str, Any]) -> dict[str, float]:

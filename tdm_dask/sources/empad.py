@@ -95,6 +95,7 @@ def open_empad(request: Request) -> VendorFile:
         data_path=str(raw),
         valid_pixels=valid,
         valid_patterns=filling.valid_patterns,
+        linked=(str(header),),
     )
 
 
@@ -186,7 +187,7 @@ def _valid_pixels(raw: Path, n_frames: int) -> tuple[np.ndarray | None, list[str
             bad |= ~np.isfinite(pixels.reshape(_EDGE, _EDGE))
     n = np.count_nonzero(bad)
     if n == 0:
-        return None, ["The first, middle and last frame hold no NaN; others may."]
+        return None, ["The first, middle and last frame hold no NaN; a conversion looks at every frame."]
     if n == bad.size:
         return None, ["A frame is NaN as a whole; statistics over it will be NaN."]
     return ~bad, [f"{n} pixel(s) are NaN in the first, middle or last frame and are marked as not valid."]

@@ -12,7 +12,8 @@ from typing import Any
 from ..blocks import RawFrames, Source
 from ..errors import SourceError, TdmError
 from .array_scan import Located, about_chunks, detector_of, fill_array, scan_dims
-from .stacks import JoinedFrames, StackSource, chunk_of
+from .axis_order import DETECTOR_FIRST
+from .stacks import DetectorFirst, JoinedFrames, StackSource, chunk_of
 from .vendor import FileState, Request, check_dtype, file_state, storage_dtype
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -136,7 +137,10 @@ def dataset_source(
     if dataset.external and (len(states) > 1 or order):
         raise SourceError(f"{request.name} keeps its counts in several raw files; write them into one array.")
     offset = None if dataset.is_virtual else dataset.external[0][1] if dataset.external else dataset.id.get_offset()
-    if offset is not None and not order:
+    if offset is not None and order == DETECTOR_FIRST and not states:
+        offset += sum(leading) * math.prod(shape) * dtype.itemsize
+        source = DetectorFirst(str(request.path), (*filling.shape, *detector), storage_dtype(dtype).str, offset)
+    elif offset is not None and not order:
         # Not chunked: plain frames, which need no HDF5 library (and not its lock) to be read.
         offset += sum(leading) * math.prod(shape) * dtype.itemsize
         stored = storage_dtype(dtype)

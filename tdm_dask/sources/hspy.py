@@ -7,12 +7,13 @@ from typing import Any
 
 from ..errors import CountsError, InputError, SourceError
 from .array_scan import Located
+from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .hdf5 import dataset_source
 from .vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
 
-# From an array, the indices of the scan in a stack and the scan shape of its frames to a scan.
-_Locate = Callable[[Any, tuple[int, ...], tuple[int, int] | None], Located]
+# From an array, the indices of the scan in a stack, the order of its dims and the scan shape of its frames to a scan.
+_Locate = Callable[[Any, tuple[int, ...], tuple[int, ...], tuple[int, int] | None], Located]
 
 
 def is_hspy(file: Any) -> bool:
@@ -29,13 +30,11 @@ def open_hspy(request: Request, file: Any) -> VendorFile:
         file.get("Experiments", {}),
         HyperspyReader(file),
         rosettasciio_reader("hspy"),
-        lambda dataset, leading, line: dataset_source(request, dataset, leading, (), line, "its single axis"),
+        lambda dataset, leading, order, line: dataset_source(request, dataset, leading, order, line, "its single axis"),
     )
 
 
-def open_signal(
-    request: Request, experiments: Any, reader: Any, reader_name: str, locate: _Locate
-) -> VendorFile:
+def open_signal(request: Request, experiments: Any, reader: Any, reader_name: str, locate: _Locate) -> VendorFile:
     """Open the scan of HyperSpy's group of signals.
 
     Parameters
@@ -77,24 +76,30 @@ def open_signal(
             "expected two of each: "
             "in HyperSpy, use signal.as_signal2D or transpose(signal_axes=2) and save it again."
         )
-    if any(axis.get("navigate") for axis in axes[-2:]):
-        raise CountsError(
-            f"{request.name} is stored detector first; expected (y, x, ky, kx): save it from HyperSpy again."
-        )
     leading: tuple[int, ...] = ()
     if dataset.ndim == 5:
         leading = (pick_frame(request, dataset.shape[0]),)
         findings.append(f"Scan {leading[0]} of a stack of {dataset.shape[0]}.")
     flat = dataset.ndim == 3
+    if flat and any(axis.get("navigate") for axis in axes[-2:]):
+        raise CountsError(
+            f"{request.name} is stored with its navigation axis last; expected (frame, ky, kx): save it from HyperSpy "
+            "again."
+        )
+    detector_first = None if flat else is_detector_first(request, axes[-4:])
+    if not flat and request.detector_first is None and all(axis.get("navigate") for axis in axes[-2:]):
+        detector_first = True
+    if detector_first:
+        findings.append(ABOUT_DETECTOR_FIRST)
     line = (1, dataset.shape[0]) if flat and request.scan_shape is None else None
     if line is not None:
         findings.append(
             f"The scan has one axis of {dataset.shape[0]} positions, taken as one line; give scan_shape if it is more."
         )
     acquisition = acquisition_facts(metadata)
-    four = [{}, navigation[0], *signal] if flat else axes[-4:]
-    facts = facts_of_axes(request.name, four, acquisition.get("energy_eV"))
-    scan = locate(dataset, leading, line)
+    four = [{}, navigation[0], *signal] if flat else scan_axes_first(axes[-4:], detector_first)
+    facts = facts_of_axes(four, acquisition.get("energy_eV"))
+    scan = locate(dataset, leading, DETECTOR_FIRST if detector_first else (), line)
     return VendorFile(
         path=str(request.path),
         reader=reader_name,
@@ -106,6 +111,8 @@ def open_signal(
         findings=(*findings, *scan.findings, *facts.findings),
         valid_patterns=scan.valid_patterns,
         linked=scan.linked,
+        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
+        order_is_known=flat or detector_first is not None,
     )
 
 

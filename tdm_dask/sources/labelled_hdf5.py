@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import CountsError, InputError, SourceError
+from .axis_order import (
+    ABOUT_DETECTOR_FIRST,
+    DETECTOR_FIRST,
+    doubts_about_units,
+    is_detector_first,
+    scan_axes_first,
+)
 from .calibration_facts import clean_unit, facts_of_axes, is_reciprocal, length
 from .hdf5 import arrays, axis_of, dataset_source, missing_links
 from .vendor import Request, VendorFile, pick_frame, plain
@@ -46,9 +53,15 @@ def open_labelled(request: Request, file: Any) -> VendorFile:
             findings.append(f"Scan {leading[0]} of a stack of {dataset.shape[0]}.")
         else:
             request.refuse_frame("an HDF5 file")
-    axes = _emd_axes(dataset) or _nexus_axes(dataset) or [{}] * dataset.ndim
+    axes = _emd_axes(dataset) or _nexus_axes(dataset) or [{"name": dim.label} for dim in dataset.dims]
     order: tuple[int, ...] = ()
-    if _counts_dims_from_the_fastest(file, dataset, axes):
+    from_the_fastest = _counts_dims_from_the_fastest(file, dataset, axes) and request.detector_first is not False
+    detector_first = is_detector_first(request, axes[-4:]) if dataset.ndim >= 4 and not from_the_fastest else None
+    if detector_first:
+        order = DETECTOR_FIRST
+        axes = [*axes[:-4], *scan_axes_first(axes[-4:], detector_first)]
+        findings.append(ABOUT_DETECTOR_FIRST)
+    if from_the_fastest:
         if dataset.ndim == 5:
             raise SourceError(
                 f"{request.name} is a stack of scans in EMD 0.x, which numbers dims from the fastest one; save one "
@@ -59,7 +72,8 @@ def open_labelled(request: Request, file: Any) -> VendorFile:
         findings.append("EMD 0.x stores the detector first; each pattern is gathered from all over the array.")
     four = axes[-4:] if dataset.ndim >= 4 else [{}, {}, *axes[-2:]]
     is_nexus = "signal" in dataset.parent.attrs
-    facts = facts_of_axes(request.name, four, None, unit_scale_is_unset=is_nexus)
+    facts = facts_of_axes(four, None, unit_scale_is_unset=is_nexus)
+    is_certain = dataset.ndim < 4 or from_the_fastest or detector_first is not None
     scan = dataset_source(request, dataset, leading, order, place=place)
     return VendorFile(
         path=str(request.path),
@@ -71,6 +85,8 @@ def open_labelled(request: Request, file: Any) -> VendorFile:
         findings=(*findings, *scan.findings, *facts.findings),
         valid_patterns=scan.valid_patterns,
         linked=scan.linked,
+        doubts=() if is_certain else tuple(doubts_about_units(axes[-4:])),
+        order_is_known=is_certain,
     )
 
 
@@ -106,7 +122,8 @@ def _emd_axes(dataset: Any) -> list[dict[str, Any]]:
     first = 0 if "dim0" in group else 1
     if f"dim{first}" not in group:
         return []
-    return [axis_of(group.get(f"dim{number}")) for number in range(first, first + dataset.ndim)]
+    vectors = [group.get(f"dim{number}") for number in range(first, first + dataset.ndim)]
+    return [axis_of(vector) | {"name": _text(getattr(vector, "attrs", {}).get("name", ""))} for vector in vectors]
 
 
 def _nexus_axes(dataset: Any) -> list[dict[str, Any]]:
@@ -115,5 +132,9 @@ def _nexus_axes(dataset: Any) -> list[dict[str, Any]]:
     names = group.attrs.get("axes")
     if names is None or isinstance(names, str | bytes) or len(names) != dataset.ndim:
         return []
-    texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-    return [axis_of(group.get(name)) if name != "." else {} for name in texts]
+    texts = [_text(name) for name in names]
+    return [axis_of(group.get(name)) | {"name": name} if name != "." else {} for name in texts]
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..blocks import Frames
 from ..errors import ScanShapeError, SourceError
+from .frame_files import joined_frames
 from .merlin_header import FrameHeader, frame_header, hdr_file, rhythm_of_frames, whole_number
+from .merlin_parts import Part, first_part, name_of_set, parts_of
 from .merlin_raw import BITS_STORED, WORD, RawChips
 from .scan_shape import Filling, Rhythm, cut_advice, cut_frame, fill_with_frames
 from .stacks import FlippedRows
-from .vendor import Request, VendorFile, file_size, plain, rosettasciio_reader
+from .vendor import Request, VendorFile, file_size, narrowest, plain, rosettasciio_reader
 
 MAGIC = b"MQ1,"
 
@@ -55,35 +56,46 @@ class _Layout:
     def nbytes(self) -> int:
         return self.rows * self.columns * self.dtype.itemsize
 
-    def frames(self, path: Path, filling: Filling, header_size: int) -> Frames:
-        """The patterns of a scan, upright."""
-        stored = filling.raw_frames(
-            str(path), (self.rows, self.columns), self.dtype, offset=header_size, stride=header_size + self.nbytes
-        )
-        return FlippedRows(stored) if self.depth is None else RawChips(stored, self.depth, self.square)
+    def frames(self, parts: list[Part], filling: Filling, depth: int | None) -> Frames:
+        """The patterns of a scan, upright, of counters of `depth` bits."""
+        head = parts[0].header.size
+        files = [(str(part.path), head, part.frames) for part in parts]
+        stored = joined_frames(files, filling, (self.rows, self.columns), self.dtype, head + self.nbytes)
+        return FlippedRows(stored, depth) if self.depth is None else RawChips(stored, self.depth, self.square)
 
 
 def open_merlin(request: Request) -> VendorFile:
     """Open a Merlin file: big-endian counts, or raw words, after a text header before each frame."""
     request.refuse_layout("a Merlin file")
     request.refuse_frame("a Merlin file")
-    size = file_size(request.path)
-    header = frame_header(request.path)
-    hdr_path, hdr = hdr_file(request.path)
+    opened = first_part(request.path) if request.path.suffix.lower() == ".hdr" else request.path
+    file_size(opened)
+    header = frame_header(opened)
+    hdr_path, hdr = hdr_file(name_of_set(opened))
     depth = header.depth or whole_number(hdr.get("Counter Depth (number)", ""))
     layout = _layout(request.name, header, depth)
     stride = header.size + layout.nbytes
-    n_frames, rest = divmod(size, stride)
-    if n_frames == 0 or (rest and not request.allow_partial):
+    announced = whole_number(hdr.get("Frames in Acquisition (Number)", ""))
+    parts = parts_of(opened, stride, announced)
+    for part in parts:
+        if part.frames == 0 or (part.rest and not request.allow_partial):
+            raise ScanShapeError(
+                f"{part.path.name} has {file_size(part.path)} bytes, which is {part.frames} frames of {stride} bytes "
+                f"and {part.rest} bytes of another; the file is truncated: {cut_advice(part.frames)}."
+            )
+    cut = next((n for n, part in enumerate(parts, 1) if part.rest), len(parts))
+    parts = parts[:cut]  # the frames of later files are not those that follow
+    header, n_frames, rest = parts[0].header, sum(part.frames for part in parts), parts[-1].rest
+    names = f"{len(parts)} files, from {parts[0].path.name} to {parts[-1].path.name}"
+    if len(parts) > 1 and announced is not None and n_frames < announced and not request.allow_partial:
         raise ScanShapeError(
-            f"{request.name} has {size} bytes, which is {n_frames} frames of {stride} bytes and {rest} "
-            f"bytes of another; the file is truncated: {cut_advice(n_frames)}."
+            f"{names}, hold {n_frames} of the {announced} frames that the .hdr file announces, so the last file is "
+            "missing; put it beside them, or give allow_partial to open what is there."
         )
-    last = frame_header(request.path, (n_frames - 1) * stride)
     declared, declared_by = _declared_shape(hdr, n_frames)
 
     def look_at_times(most: int = _MOST_TIMES) -> Rhythm | None:
-        return rhythm_of_frames(request.path, min(n_frames, most), stride)
+        return rhythm_of_frames(parts[0].path, min(parts[0].frames, most), stride)
 
     if declared is None and request.scan_shape is None:
         lines = look_at_times()
@@ -92,16 +104,17 @@ def open_merlin(request: Request) -> VendorFile:
             declared_by = "the pauses between the frames' time stamps (check it)"
     filling = fill_with_frames(request, n_frames, declared, declared_by, rhythm=look_at_times)
     lines = look_at_times(min(max(3 * filling.order.line, _FEWEST_TIMES), _MOST_TIMES))
-    frames = layout.frames(request.path, filling, header.size)
+    frames = layout.frames(parts, filling, depth)
     nky, nkx = frames.shape[2:]
     findings = [f"{n_frames} frame(s) of {nky} x {nkx} pixels, {_kind_text(header, layout)}."]
+    if len(parts) > 1:
+        findings.append(f"The acquisition is in {names}; the numbers of their frames run on.")
     findings += cut_frame(rest, stride)
     findings.append("There is no .hdr file beside it." if hdr_path is None else f"Header from {hdr_path.name}.")
-    announced = whole_number(hdr.get("Frames in Acquisition (Number)", ""))
     if announced not in (None, n_frames):
         findings.append(f"The .hdr file announces {announced} frames.")
-    findings += [*filling.findings, *_other_lines(filling, lines), *_dropped_frames(header, last, n_frames)]
-    findings += _narrowest(depth, frames.dtype)
+    findings += [*filling.findings, *_other_lines(filling, lines), *_dropped_frames(parts, stride)]
+    findings += narrowest(depth, frames.dtype)
     valid_pixels, sentences = _gaps(header, hdr, (nky, nkx))
     acquisition = {}
     if header.exposure_ms:
@@ -116,6 +129,8 @@ def open_merlin(request: Request) -> VendorFile:
         findings=(*findings, *sentences),
         valid_pixels=valid_pixels,
         valid_patterns=filling.valid_patterns,
+        data_path=str(parts[0].path),
+        linked=tuple(str(file) for file in (hdr_path, *(part.path for part in parts[1:])) if file is not None),
     )
 
 
@@ -180,24 +195,16 @@ def _other_lines(filling: Filling, lines: Rhythm | None) -> list[str]:
     return [f"{lines}, but those of the scan have {filling.order.line}: check scan_shape and flyback."]
 
 
-def _dropped_frames(first: FrameHeader, last: FrameHeader, n_frames: int) -> list[str]:
-    """A sentence if the numbers that the detector gave its frames do not run on to the end of the file."""
-    expected = first.number + n_frames - 1
+def _dropped_frames(parts: list[Part], stride: int) -> list[str]:
+    """A sentence if the numbers that the detector gave its frames do not run on to the end of the last file."""
+    first, expected = parts[0].header.number, parts[-1].stop - 1
+    last = frame_header(parts[-1].path, (parts[-1].frames - 1) * stride)
     if last.number == expected:
         return []
     return [
-        f"The first frame is number {first.number} and the last number {last.number}, where {expected} was expected: "
+        f"The first frame is number {first} and the last number {last.number}, where {expected} was expected: "
         "frames may be missing or doubled."
     ]
-
-
-def _narrowest(depth: int | None, dtype: np.dtype) -> list[str]:
-    """A sentence on the counts that the counters can reach, and the narrowest dtype for them."""
-    if depth is None or depth > 32:
-        return []
-    narrowest = np.min_scalar_type(2**depth - 1)
-    stored = "" if narrowest == dtype else f", in {dtype} here"
-    return [f"{depth}-bit counters: counts up to {2**depth - 1}, which {narrowest} holds without loss{stored}."]
 
 
 def _gaps(header: FrameHeader, hdr: dict[str, str], detector: tuple[int, int]) -> tuple[np.ndarray | None, list[str]]:

@@ -109,19 +109,25 @@ def _parse(text: bytes) -> FrameHeader | None:
 
 
 def hdr_file(path: Path) -> tuple[Path | None, dict[str, str]]:
-    """The text header beside a .mib file, whatever the case of its extension."""
+    """The text header beside a .mib file, and what it says."""
     from rsciio.quantumdetector._api import parse_hdr_file
 
-    for candidate in sorted(path.parent.iterdir()):
-        if candidate.stem == path.stem and candidate.suffix.lower() == ".hdr":
-            try:
-                return candidate, {key: value.strip() for key, value in parse_hdr_file(str(candidate)).items()}
-            except (ValueError, OSError) as error:
-                raise SourceError(
-                    f"{candidate.name} beside {path.name} cannot be read as a Merlin header ({error}); "
-                    "move it away or copy it again."
-                ) from None
-    return None, {}
+    beside = hdr_beside(path)
+    if beside is None:
+        return None, {}
+    try:
+        return beside, {key: value.strip() for key, value in parse_hdr_file(str(beside)).items()}
+    except (ValueError, OSError) as error:
+        raise SourceError(
+            f"{beside.name} beside {path.name} cannot be read as a Merlin header ({error}); move it away or copy it "
+            "again."
+        ) from None
+
+
+def hdr_beside(path: Path) -> Path | None:
+    """The file with the name of a .mib file and the extension .hdr, in whatever case."""
+    files = sorted(path.parent.iterdir())
+    return next((file for file in files if file.stem == path.stem and file.suffix.lower() == ".hdr"), None)
 
 
 def rhythm_of_frames(path: Path, count: int, stride: int) -> Rhythm | None:

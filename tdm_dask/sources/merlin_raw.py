@@ -56,6 +56,10 @@ class RawChips(Frames):
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return DTYPES[self.depth]
 
+    @property
+    def counter_depth(self) -> int:  # type: ignore[override]
+        return self.depth
+
     def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
         stored = self.frames.read_as_stored(y, x, buffers)
         words = buffers.take("words", stored.shape, np.uint8)

@@ -31,12 +31,16 @@ class _Layout:
     declared_by : str
     frames : ndarray of int or None
         The frame of each probe position; as they were taken, by default.
+    findings : list of str
+    table : Path or None
+        The file that lists the positions.
     """
 
     shape: tuple[int, int] | None = None
     declared_by: str = ""
     frames: np.ndarray | None = None
     findings: list[str] = field(default_factory=list)
+    table: Path | None = None
 
 
 def open_mrc(request: Request) -> VendorFile:
@@ -74,7 +78,7 @@ def open_mrc(request: Request) -> VendorFile:
     scales = [
         {"scale": _number(facts, f"Specimen Pixel Size {axis} (nanometers)"), "units": "nm"} for axis in "YX"
     ] + [{"scale": _number(facts, f"Diffraction Pixel Size {axis}"), "units": "1/nm"} for axis in "YX"]
-    known = facts_of_axes(request.name, scales, energy)
+    known = facts_of_axes(scales, energy)
     dwell = _number(facts, "Scan - Dwell Time (microseconds)")
     acquisition = {"energy_eV": energy} if energy else {}
     if dwell:
@@ -89,6 +93,7 @@ def open_mrc(request: Request) -> VendorFile:
         metadata=plain({"mrc_header": header | {"dtype": str(dtype)}, "de_info": facts}),
         findings=(*findings, *layout.findings, *filling.findings, *known.findings),
         valid_patterns=filling.valid_patterns,
+        linked=tuple(str(path) for path in (info, layout.table) if path is not None),
     )
 
 
@@ -211,4 +216,4 @@ def _listed_layout(request: Request, facts: dict[str, str], n_frames: int) -> _L
     findings = [f"The frames are put where {table.name} says."]
     if repeats > 1:
         findings.append(f"Visit {chosen} of {repeats} to each position.")
-    return _Layout(shape, table.name, frames, findings)
+    return _Layout(shape, table.name, frames, findings, table)

@@ -14,6 +14,7 @@ import numpy as np
 from ..blocks import Source
 from ..errors import CountsError, SourceError
 from .array_scan import detector_of, fill_array
+from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .raw import npy_header
 from .stacks import DetectorFirst
@@ -74,23 +75,24 @@ def open_prz(request: Request) -> VendorFile:
     else:
         request.refuse_frame("a Panta Rhei file")
     axes = _axes(metadata, len(shape))[-4:]
-    contents = [axis.get("content") for axis in axes]
-    detector_first = len(shape) > 3 and set(contents[:2]) == _DETECTOR and set(contents[2:]) == _SCAN
-    if len(shape) > 3 and not detector_first and (_SCAN & set(contents[2:]) or _DETECTOR & set(contents[:2])):
+    contents = [axis.get("name") for axis in axes]
+    detector_first = is_detector_first(request, axes) if len(shape) > 3 else None
+    mixed = len(shape) > 3 and (_SCAN & set(contents[2:]) or _DETECTOR & set(contents[:2]))
+    if mixed and not detector_first and request.detector_first is None:
         raise CountsError(f"{request.name} holds the axes {contents}; expected (ScanY, ScanX, CameraY, CameraX).")
-    filling = fill_array(request, shape, leading, (2, 3, 0, 1) if detector_first else ())
+    filling = fill_array(request, shape, leading, DETECTOR_FIRST if detector_first else ())
     offset += sum(leading) * math.prod(shape[1:]) * dtype.itemsize
     stored = storage_dtype(dtype)
     source: Source
     if detector_first:
-        findings.append("The file stores the detector first; each pattern is gathered from all over the file.")
-        axes = [*axes[2:], *axes[:2]]
+        findings.append(ABOUT_DETECTOR_FIRST)
+        axes = scan_axes_first(axes, detector_first)
         source = DetectorFirst(str(request.path), (*filling.shape, *detector_of(shape[:-2])), stored.str, offset)
     else:
         source = filling.raw_frames(str(request.path), detector_of(shape), stored, offset=offset)
     acquisition = _acquisition(metadata)
     four = [{}, {}, *axes[-2:]] if len(shape) == 3 else axes
-    facts = facts_of_axes(request.name, four, acquisition.get("energy_eV"))
+    facts = facts_of_axes(four, acquisition.get("energy_eV"))
     return VendorFile(
         path=str(request.path),
         reader="Panta Rhei",
@@ -101,6 +103,8 @@ def open_prz(request: Request) -> VendorFile:
         metadata=plain(metadata),
         findings=(*findings, *filling.findings, *facts.findings),
         valid_patterns=filling.valid_patterns,
+        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
+        order_is_known=len(shape) == 3 or detector_first is not None,
     )
 
 
@@ -119,7 +123,7 @@ def _axes(metadata: dict[str, Any], n: int) -> list[dict[str, Any]]:
     contents, calibrations = (metadata.get(key) or [] for key in ("content.types", "device.calib"))
     axes = []
     for i in range(n):
-        axis: dict[str, Any] = {"content": contents[i] if i < len(contents) else None}
+        axis: dict[str, Any] = {"name": contents[i] if i < len(contents) else None}
         calibration = calibrations[i] if i < len(calibrations) else None
         if isinstance(calibration, dict):
             factor = calibration.get("pixel_factor", 1)

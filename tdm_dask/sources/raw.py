@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from ..errors import CountsError, InputError, ScanShapeError, SourceError
+from .array_scan import fill_array
+from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST
 from .scan_shape import cut_advice, cut_frame, fill_with_frames
+from .stacks import DetectorFirst
 from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, storage_dtype
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -47,7 +51,10 @@ def open_raw(request: Request) -> VendorFile:
             f"{request.offset + math.prod(request.scan_shape) * stride}; the size holds {n_frames} such frames and "
             f"{rest} bytes more, so check offset, gap, detector_shape and dtype, or {cut_advice(n_frames)}."
         )
-    filling = fill_with_frames(request, n_frames, name=f"{request.name}, {size} bytes read as {layout},")
+    if request.detector_first:
+        return _detector_first(request, size, dtype, layout)
+    frames = replace(request, detector_first=None)
+    filling = fill_with_frames(frames, n_frames, name=f"{request.name}, {size} bytes read as {layout},")
     source = filling.raw_frames(
         str(request.path), request.detector_shape, storage_dtype(dtype), offset=request.offset, stride=stride
     )
@@ -57,6 +64,26 @@ def open_raw(request: Request) -> VendorFile:
         source=filling.without_missing(source),
         findings=(*findings, *cut_frame(rest, stride), *filling.findings),
         valid_patterns=filling.valid_patterns,
+    )
+
+
+def _detector_first(request: Request, size: int, dtype: np.dtype, layout: str) -> VendorFile:
+    """Raw binary of an array (ky, kx, y, x)."""
+    assert request.scan_shape is not None
+    assert request.detector_shape is not None
+    request.refuse_trim("an array with the detector first")
+    shape = (*request.scan_shape, *request.detector_shape)
+    expected = request.offset + math.prod(shape) * dtype.itemsize
+    if size != expected or request.gap:
+        raise ScanShapeError(
+            f"{request.name} has {size} bytes, but scan_shape {request.scan_shape} of {layout} with the detector first "
+            f"needs {expected}, and no gap; check offset, detector_shape and dtype."
+        )
+    return VendorFile(
+        path=str(request.path),
+        reader="raw binary",
+        source=DetectorFirst(str(request.path), shape, storage_dtype(dtype).str, request.offset),
+        findings=(f"Raw binary as asked: {layout}.", ABOUT_DETECTOR_FIRST),
     )
 
 
@@ -106,10 +133,24 @@ def open_npy(request: Request) -> VendorFile:
         offset += index * math.prod(shape) * dtype.itemsize
     else:
         request.refuse_frame("a NumPy file")
+    if request.detector_first and len(shape) == 4:
+        if interrupted:
+            raise SourceError(
+                f"{request.name} has {size} bytes, but its header announces {expected}; what is missing is of every "
+                "pattern if the detector comes first: save it again."
+            )
+        filling = fill_array(request, shape, order=DETECTOR_FIRST)
+        return VendorFile(
+            path=str(request.path),
+            reader="NumPy",
+            source=DetectorFirst(str(request.path), (*shape[2:], *shape[:2]), storage_dtype(dtype).str, offset),
+            findings=(*findings, ABOUT_DETECTOR_FIRST),
+        )
     declared = shape[:2] if len(shape) == 4 else None
     if not interrupted:
         n_frames, rest = math.prod(shape[:-2]), 0
-    filling = fill_with_frames(request, n_frames, declared, "the array's own shape")
+    frames = replace(request, detector_first=None) if declared else request
+    filling = fill_with_frames(frames, n_frames, declared, "the array's own shape")
     detector = (shape[-2], shape[-1])
     source = filling.raw_frames(str(request.path), detector, storage_dtype(dtype), offset=offset)
     return VendorFile(
@@ -118,4 +159,5 @@ def open_npy(request: Request) -> VendorFile:
         source=filling.without_missing(source),
         findings=(*findings, *cut_frame(rest, frame), *filling.findings),
         valid_patterns=filling.valid_patterns,
+        order_is_known=declared is None or request.detector_first is not None,
     )

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CountsError, ScanShapeError, SourceError
+from .array_scan import scan_dims
+from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .scan_shape import fill_with_frames
 from .stacks import StackSource, chunk_of
@@ -130,7 +132,15 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     dtype = check_dtype(data.dtype, request.name)
     if 0 in data.shape:
         raise CountsError(f"{request.name} holds an array of shape {data.shape}; every dim needs at least one element.")
-    shape, flat = data.shape[len(leading) :], data.ndim == 3
+    flat = data.ndim == 3
+    four = [{}, {}, *axes[-2:]] if flat else axes[-4:]
+    detector_first = None if flat else is_detector_first(request, four)
+    order: tuple[int, ...] = ()
+    if detector_first:
+        order = DETECTOR_FIRST
+        findings.append(ABOUT_DETECTOR_FIRST)
+        four = scan_axes_first(four, detector_first)
+    shape: Any = scan_dims(data.shape, leading, order)
     filling = None
     if flat:
         filling = fill_with_frames(request, shape[0])
@@ -147,16 +157,16 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     acquisition = acquisition_facts(metadata)
     # The unit of the beam current differs between rosettasciio's readers.
     acquisition.pop("beam_current_A", None)
-    four = [{}, {}, *axes[-2:]] if flat else axes[-4:]
-    facts = facts_of_axes(request.name, four, acquisition.get("energy_eV"), unit_scale_is_unset=True)
-    chunks = _whole_patterns(plugin, data) if len(signals) == 1 else None
+    facts = facts_of_axes(four, acquisition.get("energy_eV"), unit_scale_is_unset=True)
+    chunks = _whole_patterns(plugin, data) if len(signals) == 1 and not order else None
     source = RosettaSource(
         str(request.path),
         shape,
         dtype.str,
         leading,
         flat,
-        chunk_of(chunks or data.chunksize, shape[1], flat),
+        chunk_of((chunks or data.chunksize)[len(leading) :], shape[1], flat, order or (0, 1)),
+        order,
         frames=None if filling is None else filling.order,
         plugin=plugin,
         signal=index,
@@ -175,6 +185,8 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         metadata=plain({"metadata": metadata, "original_metadata": signal.get("original_metadata", {})}),
         findings=(*findings, *facts.findings),
         valid_patterns=None if filling is None else filling.valid_patterns,
+        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
+        order_is_known=flat or detector_first is not None,
     )
 
 

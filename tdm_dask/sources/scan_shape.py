@@ -179,8 +179,11 @@ def fill_with_frames(
     ------
     ScanShapeError
         If the shape is not known, or its frames do not fill it; the message offers what would fit.
+    InputError
+        If an order of the axes was given.
     """
     name = name or request.name
+    request.refuse_order("a stack of frames")
     if request.scan_shape is None and declared is None:
         raise ScanShapeError(_unknown_shape(name, n_frames, rhythm()))
     shape, origin = (request.scan_shape, "scan_shape") if request.scan_shape is not None else (declared, declared_by)

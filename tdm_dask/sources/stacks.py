@@ -24,9 +24,16 @@ class FlippedRows(Frames):
     """The patterns of other frames with the detector rows in reverse order.
 
     Merlin writes a frame from its bottom row upwards; every reader that shows it upright reverses the rows.
+
+    Parameters
+    ----------
+    frames : Frames
+    counter_depth : int, optional
+        Bits of the detector's counters.
     """
 
     frames: Frames
+    counter_depth: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
@@ -187,6 +194,10 @@ class PartialScan(Source):
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return self.source.dtype
+
+    @property
+    def counter_depth(self) -> int | None:  # type: ignore[override]
+        return self.source.counter_depth
 
     @property
     def tile(self) -> tuple[int, int]:

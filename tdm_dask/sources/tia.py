@@ -71,7 +71,8 @@ def _open_ser(request: Request) -> VendorFile:
         findings.append(f"The scan was interrupted: {n_frames} of {total} frames were recorded.")
     filling = fill_with_frames(request, n_frames, declared, "the header")
     frames = listed_frames(str(request.path), filling, detector, check_dtype(dtype, request.name), starts)
-    facts = _emi_facts(request.path)
+    emi = _emi_file(request.path)
+    facts = {} if emi is None else _emi_facts(emi)
     energy = facts.get("High tension", 0.0) * 1e3
     return VendorFile(
         path=str(request.path),
@@ -83,6 +84,7 @@ def _open_ser(request: Request) -> VendorFile:
         metadata=plain({"ser_header": {k: v for k, v in header.items() if k not in ("starts", "tags")}, "emi": facts}),
         findings=(*findings, *filling.findings),
         valid_patterns=filling.valid_patterns,
+        linked=() if emi is None else (str(emi),),
     )
 
 
@@ -168,15 +170,17 @@ def _x_moves_first(path: Path, tags: np.ndarray) -> bool:
     return rows[0] == rows[1]
 
 
-def _emi_facts(path: Path) -> dict[str, float]:
-    """Numbers of the experimental description in the .emi file beside a series, by their labels."""
+def _emi_file(path: Path) -> Path | None:
+    """The .emi file beside a series."""
     stem = path.stem.rsplit("_", 1)[0]
-    for beside in (path.with_name(f"{stem}.emi"), path.with_name(f"{stem}.EMI")):
-        if beside.is_file():
-            text = beside.read_bytes()
-            found = re.findall(rb"<Label>([^<]{1,80})</Label>\s*<Value>([-+.0-9eE]{1,30})</Value>", text)
-            return {label.decode("latin-1"): float(value) for label, value in found if _is_number(value)}
-    return {}
+    beside = (path.with_name(f"{stem}{suffix}") for suffix in (".emi", ".EMI"))
+    return next(filter(Path.is_file, beside), None)
+
+
+def _emi_facts(path: Path) -> dict[str, float]:
+    """Numbers of the experimental description in an .emi file, by their labels."""
+    found = re.findall(rb"<Label>([^<]{1,80})</Label>\s*<Value>([-+.0-9eE]{1,30})</Value>", path.read_bytes())
+    return {label.decode("latin-1"): float(value) for label, value in found if _is_number(value)}
 
 
 def _is_number(text: bytes) -> bool:

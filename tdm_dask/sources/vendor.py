@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..blocks import Source
-from ..errors import CountsError, InputError, SourceError
+from ..errors import CountsError, FrameError, InputError, SourceError
 
 # Longer arrays in a vendor's metadata (look-up tables, flat fields) are named, not copied.
 LONGEST_METADATA_ARRAY = 4096
@@ -48,7 +48,13 @@ class VendorFile:
     valid_patterns : bool array (ny, nx) or None
         The probe positions that have a frame, where some have none.
     linked : tuple of str
-        Other files that hold counts of the scan; what `identity` says changes with them.
+        Other files that hold counts of the scan or say how they lie; what `identity` says changes with them.
+    doubts : tuple of str
+        Findings by which the file may have been read in a wrong way; `open` and `convert` warn of them.
+    order_is_known : bool
+        Whether the format, the file or the caller says that the scan's axes come before those of the detector.
+    scans : int
+        How many scans the file holds, of which this is one.
     """
 
     path: str
@@ -63,6 +69,9 @@ class VendorFile:
     valid_pixels: np.ndarray | None = field(default=None, compare=False)
     valid_patterns: np.ndarray | None = field(default=None, compare=False)
     linked: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    order_is_known: bool = True
+    scans: int = 1
 
     def __post_init__(self) -> None:
         if not self.data_path:
@@ -89,6 +98,9 @@ class Request:
     flyback: int = 0
     skip_first: int | None = None
     allow_partial: bool = False
+    detector_first: bool | None = None
+    # How many scans the file was found to hold.
+    counted: list[int] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:
@@ -121,6 +133,14 @@ class Request:
                 "(tdm_dask.crop leaves out probe positions)."
             )
 
+    def refuse_order(self, kind: str) -> None:
+        """Raise if the order of the axes was given where whole patterns lie one after the other."""
+        if self.detector_first is not None:
+            raise InputError(
+                f"{self.name} holds {kind}, each of them a whole pattern, but detector_first was given; leave it out "
+                "(it is for arrays of four dimensions)."
+            )
+
     def refuse_frame(self, kind: str) -> None:
         """Raise if one scan of a stack was asked for where there is a single scan."""
         if self.frame not in (None, 0):
@@ -131,12 +151,13 @@ class Request:
 
 def pick_frame(request: Request, count: int, what: str = "scans") -> int:
     """Index of the scan that was asked for among `count`, or an error that says how many there are."""
+    request.counted.append(count)
     if request.frame is None:
         if count == 1:
             return 0
-        raise InputError(f"{request.name} holds {count} {what}; say which one with frame=0 to frame={count - 1}.")
+        raise FrameError(f"{request.name} holds {count} {what}; say which one with frame=0 to frame={count - 1}.")
     if not 0 <= request.frame < count:
-        raise InputError(
+        raise FrameError(
             f"{request.name} holds {count} {what}, but frame={request.frame} was given; expected 0 to {count - 1}."
         )
     return request.frame
@@ -148,6 +169,15 @@ def check_dtype(dtype: Any, name: str) -> np.dtype:
     if dtype.kind not in "uifb" or dtype.itemsize > 8:
         raise CountsError(f"{name} holds values of dtype {dtype}; counts must be integers or real numbers.")
     return dtype
+
+
+def narrowest(depth: int | None, dtype: np.dtype) -> list[str]:
+    """A sentence on the counts that the counters can reach, and the narrowest dtype for them."""
+    if depth is None or depth > 32:
+        return []
+    narrowest = np.min_scalar_type(2**depth - 1)
+    stored = "" if narrowest == dtype else f", in {dtype} here"
+    return [f"{depth}-bit counters: counts up to {2**depth - 1}, which {narrowest} holds without loss{stored}."]
 
 
 def native_dtype(dtype: Any) -> np.dtype:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import CountsError, SourceError, TdmError
 from .array_scan import Located, about_chunks, detector_of, fill_array, scan_dims
+from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
 from .calibration_facts import facts_of_axes
 from .hspy import open_signal
 from .stacks import StackSource, chunk_of
@@ -97,7 +98,7 @@ def _open_zspy(request: Request, root: Any) -> VendorFile:
         experiments,
         ZspyReader(root),
         rosettasciio_reader("zspy"),
-        lambda array, leading, line: _locate(request, array, leading, (), line, "its single axis"),
+        lambda array, leading, order, line: _locate(request, array, leading, order, line, "its single axis"),
     )
 
 
@@ -148,12 +149,20 @@ def _open_group(request: Request, root: Any) -> VendorFile:
         energy = described.get("metadata", {}).get("energy")
         energy = float(energy) if isinstance(energy, int | float) and energy > 0 else None
         findings.append("abTEM stores x before y, so both pairs of axes are exchanged.")
+        request.refuse_order("abTEM's patterns")
     else:
         axes = _named_axes(root, array)
     if energy is not None:
         acquisition["energy_eV"] = energy
     four = axes[-4:] if len(axes) >= 4 else [{}, {}, *axes[-2:]]
-    facts = facts_of_axes(request.name, four if len(four) == 4 else [{}] * 4, energy)
+    four = four if len(four) == 4 else [{}] * 4
+    detector_first = is_detector_first(request, four) if array.ndim > 3 and not order else None
+    if detector_first:
+        order = DETECTOR_FIRST
+        four = scan_axes_first(four, detector_first)
+        findings.append(ABOUT_DETECTOR_FIRST)
+    is_certain = array.ndim == 3 or bool(order) or detector_first is not None
+    facts = facts_of_axes(four, energy)
     scan = _locate(request, array, leading, order)
     return VendorFile(
         path=str(request.path),
@@ -166,6 +175,8 @@ def _open_group(request: Request, root: Any) -> VendorFile:
         findings=(*findings, *scan.findings, *facts.findings),
         valid_patterns=scan.valid_patterns,
         linked=scan.linked,
+        doubts=() if is_certain else tuple(doubts_about_units(four)),
+        order_is_known=is_certain,
     )
 
 
@@ -249,8 +260,8 @@ def _named_axes(root: Any, array: Any) -> list[dict[str, Any]]:
     for name in names:
         vector = root.get(f"{parent}/{name}".lstrip("/")) if name else None
         if not isinstance(vector, zarr.Array) or vector.ndim != 1 or vector.size < 2 or vector.dtype.kind not in "uif":
-            axes.append({})
+            axes.append({"name": name})
             continue
         first, second = np.asarray(vector[:2], np.float64)
-        axes.append({"scale": float(second - first), "units": vector.attrs.get("units", "")})
+        axes.append({"name": name, "scale": float(second - first), "units": vector.attrs.get("units", "")})
     return axes
