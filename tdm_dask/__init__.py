@@ -23,6 +23,7 @@ _HOME = {
     "verify": "store",
     "calibrate": "calibration",
     "reciprocal": "calibration",
+    "descan": "beam_tilt",
     "crop": "regions",
     "bin": "regions",
     "pixel_statistics": "statistics",
@@ -50,6 +51,7 @@ __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 if TYPE_CHECKING:
     from . import errors as errors
     from .axes import label_counts as label_counts
+    from .beam_tilt import descan as descan
     from .calibration import calibrate as calibrate
     from .calibration import reciprocal as reciprocal
     from .conversion import convert as convert

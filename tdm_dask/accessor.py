@@ -12,6 +12,7 @@ import xarray as xr
 _METHODS = (
     "calibrate",
     "reciprocal",
+    "descan",
     "crop",
     "bin",
     "pixel_statistics",

@@ -19,6 +19,8 @@ TEMPLATE = "template"
 VALID_PIXELS = "valid_pixels"
 VALID_PATTERNS = "valid_patterns"
 FINDINGS = "findings"
+# Detector pixels by which each pattern lies off: see `tdm_dask.descan`.
+DESCAN = ("descan_ky", "descan_kx")
 
 LONG_NAMES = {"y": "slow scan", "x": "fast scan", "ky": "detector ky", "kx": "detector kx"}
 

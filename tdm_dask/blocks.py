@@ -30,7 +30,10 @@ BLOCK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Block:
-    """Counts of a tile of the scan and of the detector, C-contiguous; overwritten when the next block is taken."""
+    """Counts of a tile of the scan and of the detector; overwritten when the next block is taken.
+
+    Those of a source are C-contiguous; a reduction may be given parts of them.
+    """
 
     y: slice
     x: slice

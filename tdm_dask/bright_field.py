@@ -131,7 +131,7 @@ def find_bf_disk(
     # Coordinates in which a disk is a circle of the same area as in pixels.
     scale = np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)])
     fixed = None if centre is None else np.asarray(centre, dtype=np.float64) * scale
-    usable = _despiked(image, usable)
+    usable = despiked(image, usable)
     circle = _search(image, usable, scale, fixed)
     return _refined(image, usable, scale, circle, fixed, aspect)
 
@@ -260,7 +260,7 @@ def _in_pixels(circle: Array, scale: Array) -> tuple[tuple[float, float], tuple[
     return (cy / down, cx / across), (radius / down, radius / across)
 
 
-def _despiked(image: Array, usable: Flags) -> Flags:
+def despiked(image: Array, usable: Flags) -> Flags:
     """`usable` without single pixels far brighter than all their neighbours (hot pixels nobody marked)."""
     ring = np.ones((3, 3), dtype=bool)
     ring[1, 1] = False

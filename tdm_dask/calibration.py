@@ -14,7 +14,6 @@ from .axes import (
     DETECTOR,
     FINDINGS,
     SCAN,
-    VALID_PIXELS,
     axis_coordinate,
     check_counts,
     electron_wavelength,
@@ -29,6 +28,7 @@ from .axes import (
 from .bright_field import BrightFieldDisk, find_bf_disk
 from .errors import CalibrationError, CoordinateError, InputError
 from .statistics import pacbed as mean_pattern
+from .statistics import valid_pixels
 
 __all__ = ["BrightFieldDisk", "calibrate", "detector_to_scan", "find_bf_disk", "reciprocal"]
 
@@ -299,12 +299,6 @@ def _given_pacbed(counts: xr.DataArray, pacbed: Any) -> npt.NDArray[np.float64]:
     return values
 
 
-def _valid_pixels(counts: xr.DataArray) -> npt.NDArray[np.bool_] | None:
-    if VALID_PIXELS not in counts.coords:
-        return None
-    return np.asarray(counts.coords[VALID_PIXELS].transpose(*DETECTOR).values, dtype=bool)
-
-
 def _detector(
     counts: xr.DataArray,
     mean: npt.NDArray[np.float64] | None,
@@ -322,7 +316,7 @@ def _detector(
     if not (unit_of(counts, "ky") == unit_of(counts, "kx") or sizes):
         step = (1.0, 1.0)
     aspect = abs(step[0] / step[1])
-    disk = find_bf_disk(mean, _valid_pixels(counts), centre=centre, aspect=aspect)
+    disk = find_bf_disk(mean, valid_pixels(counts), centre=centre, aspect=aspect)
     if sizes is None:
         assert semi_angle is not None
         sizes = semi_angle / disk.radii[0], semi_angle / disk.radii[1]
@@ -356,7 +350,7 @@ def _dose(
     if electrons is None and {"beam_current_A", "dwell_time_s"} <= attrs.keys():
         electrons = float(attrs["beam_current_A"]) * float(attrs["dwell_time_s"]) / _ELEMENTARY_CHARGE
     if electrons is None and mean is not None and "counts_per_electron" in attrs:
-        valid = _valid_pixels(counts)
+        valid = valid_pixels(counts)
         total = np.nansum(mean if valid is None else mean[valid])
         electrons = float(total) / float(attrs["counts_per_electron"])
     if electrons is None:

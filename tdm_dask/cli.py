@@ -313,6 +313,32 @@ def calibrate(store: str | Path, **options: Any) -> int:
 
 @tdm.command()
 @click.argument("store", type=Place())
+@click.option("--clear", is_flag=True, help="Remove the descan that the store has.")
+@computing
+def descan(store: str | Path, clear: bool, **session: Any) -> int:
+    """Measure how the bright-field disk wanders over the scan, and write the shifts into the store.
+
+    From then on, all that reads the store moves each pattern by whole pixels; the counts are not changed.
+    """
+
+    def work(stage: Stage) -> Output:
+        import tdm_dask
+
+        from .describe import describe
+        from .store import clear_descan, write_calibration
+
+        if clear:
+            clear_descan(store)
+        else:
+            with stage("descan"):
+                write_calibration(store, tdm_dask.descan(tdm_dask.open(store)))
+        return describe(store, {})
+
+    return run(work, **session)
+
+
+@tdm.command()
+@click.argument("store", type=Place())
 @click.option("--detector", required=True, help="bf, bf:10, abf:11:23.5, adf:30:60, haadf:70:150, ... in mrad.")
 @click.option("--out", type=local, required=True, help="File to write: .png, .tif, .npy or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")

@@ -24,6 +24,7 @@ from zarr.storage import LocalStore
 
 from . import store as stores
 from .axes import (
+    DESCAN,
     DETECTOR,
     DIMS,
     FINDINGS,
@@ -47,7 +48,7 @@ from .repeats import repeated
 from .sampling import check_space
 from .shards import COMPRESSIONS
 from .sources import open_vendor
-from .statistics import valid_patterns, valid_pixels
+from .statistics import flagged_pixels, valid_patterns, valid_pixels
 from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing
 from .store import SIDECARS
 
@@ -286,7 +287,8 @@ def _digest(counts: xr.DataArray, facts: Mapping[str, Any]) -> str:
 
 def _labels(counts: xr.DataArray) -> dict[str, xr.Variable]:
     """Coordinates of the counts that a store keeps."""
-    return {n: counts.coords[n].variable for n in (*DIMS, VALID_PIXELS, VALID_PATTERNS) if n in counts.coords}
+    names = (*DIMS, VALID_PIXELS, VALID_PATTERNS, *DESCAN)
+    return {n: counts.coords[n].variable for n in names if n in counts.coords}
 
 
 def _prepare(backend: Store, data: Any, name: str, attributes: dict[str, Any], resume: bool, overwrite: bool) -> bool:
@@ -368,7 +370,7 @@ def _write(backend: Store, counts: xr.DataArray, paths: tuple[str, ...], attribu
     _sweep_partial(backend)
     source = source_of(counts.data)
     path = paths[0] if paths else None
-    job = Job(array, source, path, attributes["source"], valid_patterns(counts), valid_pixels(counts), paths[1:])
+    job = Job(array, source, path, attributes["source"], valid_patterns(counts), flagged_pixels(counts), paths[1:])
     pending = [s for s in array.shards() if not is_written(job, s)]
     if isinstance(backend, LocalStore):
         check_space(Path(backend.root), array, pending, source)

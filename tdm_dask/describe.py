@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from .axes import DIMS, FINDINGS, LONG_NAMES, step_of, unit_of
+from .axes import DESCAN, DIMS, FINDINGS, LONG_NAMES, step_of, unit_of
 from .session import Output
 from .words import bytes_text
 
@@ -46,6 +46,35 @@ def facts_text(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
         for key, (name, unit, scale) in FACTS.items()
         if key in attributes
     ]
+
+
+def _descan(counts: xr.DataArray) -> dict[str, list[float | None]]:
+    """The largest shift along ky and kx, and how far the disk was found from the plane, in pixels."""
+    found = [counts.coords[name] for name in DESCAN]
+    return {"largest_px": [float(abs(c).max()) for c in found], "residual_px": [c.attrs.get("residual") for c in found]}
+
+
+def descan_text(counts: xr.DataArray) -> str:
+    """What the descan of counts comes to; empty where they have none.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> import numpy as np
+    >>> counts = label_counts(np.ones((2, 2, 4, 4), np.uint16))
+    >>> descan_text(counts)
+    ''
+    >>> shifts = (("y", "x"), np.array([[-1.5, 0.5], [-0.5, 1.5]]))
+    >>> descan_text(counts.assign_coords(descan_ky=shifts, descan_kx=shifts))
+    'up to 1.5 pixels (ky) and 1.5 pixels (kx)'
+    """
+    if not set(DESCAN) <= set(counts.coords):
+        return ""
+    (ky, kx), rests = _descan(counts).values()
+    text = f"up to {ky:.3g} pixels (ky) and {kx:.3g} pixels (kx)"
+    if None in rests:
+        return text
+    return f"{text}, residual {rests[0]:.2g} and {rests[1]:.2g}"
 
 
 def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
@@ -153,11 +182,13 @@ def _output(
     ]
     facts = facts_text(attributes)
     shape = " × ".join(map(str, counts.shape))
+    shifts = descan_text(counts)
     lines = [
         f"{path}: {kind}",
         f"  counts: {shape} {counts.dtype}, {bytes_text(counts.nbytes)} uncompressed",
         *(_axis_line(axis) for axis in axes),
         *(f"  {name}: {value}" for name, value in facts),
+        *([f"  descan: {shifts}"] if shifts else []),
         *(f"  {finding}" for finding in findings),
     ]
     data: dict[str, Any] = {
@@ -175,6 +206,8 @@ def _output(
     history = json.loads(counts.attrs.get("calibration_history", "[]"))
     if history:
         data["calibration_history"] = history
+    if shifts:
+        data["descan"] = _descan(counts)
     if commands:
         lines += ["To convert it:", *(f"  {command}" for command in commands)]
         data["commands"] = commands

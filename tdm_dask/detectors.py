@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import DETECTOR, TEMPLATE, VALID_PIXELS, quantity, require_unit, step_of
+from .axes import DETECTOR, TEMPLATE, quantity, require_unit, step_of
 from .errors import MaskError
+from .statistics import valid_pixels
 
 Array = npt.NDArray[np.float64]
 
@@ -350,8 +351,9 @@ def _ring(
     if inner > 0:
         weights = weights - _filled(ky, kx, inner, soft_edge)
     np.clip(weights, 0.0, 1.0, out=weights)
-    if VALID_PIXELS in counts.coords:
-        weights[~np.asarray(counts.coords[VALID_PIXELS].transpose(*DETECTOR).values, dtype=bool)] = 0.0
+    valid = valid_pixels(counts)
+    if valid is not None:
+        weights[~valid] = 0.0
     if not weights.any():
         raise MaskError(
             f"The {facts['detector']} between {inner:g} and {outer:g} mrad has no valid detector pixel; "

@@ -14,6 +14,7 @@ from .passes import images, lazily, moments
 from .reductions import prepare_masks, prepare_templates
 from .statistics import (
     counts_facts,
+    descan_shifts,
     detector_coords,
     detector_weights,
     scan_coords,
@@ -89,7 +90,7 @@ def correlate(
     stacked = template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)
     stacked = stacked.transpose(TEMPLATE, *SCAN)
     templates = lazily(prepare_templates, stacked.data, used)
-    values = moments(counts.data, templates, used, pixels, stacked.sizes[TEMPLATE])
+    values = moments(counts.data, templates, used, pixels, stacked.sizes[TEMPLATE], descan_shifts(counts))
     dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
     rho = xr.DataArray(
         values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"}
@@ -224,7 +225,7 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
             )
         mean, std = (mask.coords[name].transpose(*DETECTOR).data for name in ("mean", "std"))
     masks = lazily(prepare_masks, stacked.data, mean, std, valid_pixels(counts))
-    data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts))
+    data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts), descan_shifts(counts))
     units = "counts" if normalisation == "none" and mask.attrs.get("units", "1") == "1" else "1"
     result = xr.DataArray(data, dims=(TEMPLATE, *SCAN), coords=scan_coords(counts), name="image")
     result.attrs = {**counts_facts(counts), "normalisation": normalisation, "units": units, "long_name": "image"}

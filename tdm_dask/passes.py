@@ -24,10 +24,19 @@ from dask.highlevelgraph import HighLevelGraph
 from .blocks import Block, InMemory, Source, Window, bounding_box
 from .errors import CountsError
 from .lazy import runs, source_of
-from .reductions import Images, Masks, Moments, Reduction, State, Templates
+from .reductions import Images, Masks, Moments, Reduction, State, Templates, TileMoments
+from .shifts import distinct, moved, reach
 
 # Partial results that one task merges.
 SPLIT_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Descan:
+    """Shifts (2, ny, nx) of the patterns of one task, and the window (ky, kx) of shifted pixels that are wanted."""
+
+    shifts: np.ndarray
+    window: Window
 
 
 def run_pass(
@@ -38,6 +47,7 @@ def run_pass(
     pixels: np.ndarray | None,
     operand: Any,
     origin: tuple[int, int, int, int] = (0, 0, 0, 0),
+    descan: Descan | None = None,
 ) -> State:
     """The partial result of one task: read a window of the scan, add block after block.
 
@@ -53,12 +63,14 @@ def run_pass(
         Templates or masks, of the whole scan or detector.
     origin : tuple of 4 int
         Where the source begins in the scan and on the detector, when it is one block of a larger array.
+    descan : Descan, optional
+        Shifts of the patterns of the window; `pixels` are those that are read because of them.
     """
     state = reduction.start(window, used, operand)
     local = tuple(slice(s.start - o, s.stop - o) for s, o in zip(window, origin, strict=False))
     # NaN and infinity in pixels that are used are told apart from sound results at the end, in words.
     with np.errstate(invalid="ignore", over="ignore"):
-        _feed(reduction, state, source, window, local, used, pixels, operand, origin)
+        _feed(reduction, state, source, window, local, used, pixels, operand, origin, descan)
         return reduction.finish(state)
 
 
@@ -72,28 +84,42 @@ def _feed(
     pixels: np.ndarray | None,
     operand: Any,
     origin: tuple[int, int, int, int],
+    descan: Descan | None,
 ) -> None:
     for block in source.blocks(local, used, pixels):  # type: ignore[arg-type]
         y, x, ky, kx = (
             slice(s.start + o, s.stop + o) for s, o in zip((block.y, block.x, block.ky, block.kx), origin, strict=True)
         )
+        place = (
+            slice(y.start - window[0].start, y.stop - window[0].start),
+            slice(x.start - window[1].start, x.stop - window[1].start),
+        )
         block_used = None
         if used is not None:
-            block_used = used[
-                y.start - window[0].start : y.stop - window[0].start,
-                x.start - window[1].start : x.stop - window[1].start,
-            ]
+            block_used = used[place]
             if not block_used.any():
                 continue
             if block_used.all():
                 block_used = None
-        reduction.add(state, Block(y, x, ky, kx, block.counts), block_used, operand)
+        whole = Block(y, x, ky, kx, block.counts)
+        if descan is None:
+            reduction.add(state, whole, block_used, operand)
+        else:
+            for part, part_used in moved(whole, block_used, descan.shifts[:, *place], descan.window):
+                reduction.add(state, part, part_used, operand)
 
 
 def _run_on_array(
-    reduction: Reduction, array: np.ndarray, window: Window, used: Any, pixels: Any, operand: Any, origin: Any
+    reduction: Reduction,
+    array: np.ndarray,
+    window: Window,
+    used: Any,
+    pixels: Any,
+    operand: Any,
+    origin: Any,
+    descan: Descan | None = None,
 ) -> State:
-    return run_pass(reduction, InMemory(array), window, used, pixels, operand, origin)
+    return run_pass(reduction, InMemory(array), window, used, pixels, operand, origin, descan)
 
 
 def _merge_all(reduction: Reduction, states: list[State]) -> State:
@@ -117,13 +143,19 @@ class _Pass:
 
 
 def _plan(
-    array: Any, reduction: Reduction, used: np.ndarray | None, pixels: np.ndarray | None, operand: Delayed | None
+    array: Any,
+    reduction: Reduction,
+    used: np.ndarray | None,
+    pixels: np.ndarray | None,
+    operand: Delayed | None,
+    shifts: np.ndarray | None,
 ) -> _Pass:
     """One task for each run of tiles of a source, or for each block of a dask array; unneeded ones are left out."""
     source = source_of(array)
     # A pass over counts in memory runs at once and is never looked up: hashing them would take as long as reading them.
     counts: Any = uuid4().hex if isinstance(array, np.ndarray) else array.name if source is None else source
-    name = "pass-" + tokenize(counts, reduction, used, pixels, operand)
+    name = "pass-" + tokenize(counts, reduction, used, pixels, operand, *([] if shifts is None else [shifts]))
+    shown = np.ones(array.shape[2:], bool) if pixels is None else pixels
     argument = None if operand is None else TaskRef(operand.key)
     layer: dict[Any, Any] = {}
     keys: dict[tuple[int, int], Any] = {}
@@ -146,20 +178,25 @@ def _plan(
                 if not here.any():
                     continue
                 here = None if here.all() else here
+            read, more = pixels, []
+            if shifts is not None:
+                read = reach(shown, distinct(shifts[:, *window], here))
+                more = [Descan(shifts[:, *window], bounding_box(shown))]
             parts = []
             for k, (ky0, ky1) in enumerate(edges[2]):
                 for m, (kx0, kx1) in enumerate(edges[3]):
-                    wanted = None if pixels is None else pixels[ky0:ky1, kx0:kx1]
+                    wanted = None if read is None else read[ky0:ky1, kx0:kx1]
                     if wanted is not None and not wanted.any():
                         continue
                     key = (name, i, j, k, m)
                     if source is not None:
-                        task = Task(key, run_pass, reduction, TaskRef(origin), window, here, wanted, argument)
-                    else:
-                        block = TaskRef((array.name, i, j, k, m))
+                        start = [(0, 0, 0, 0)] if more else []
                         task = Task(
-                            key, _run_on_array, reduction, block, window, here, wanted, argument, (y0, x0, ky0, kx0)
+                            key, run_pass, reduction, TaskRef(origin), window, here, wanted, argument, *start, *more
                         )
+                    else:
+                        block, place = TaskRef((array.name, i, j, k, m)), (y0, x0, ky0, kx0)
+                        task = Task(key, _run_on_array, reduction, block, window, here, wanted, argument, place, *more)
                     layer[key] = task
                     parts.append(key)
             keys[i, j] = parts[0]
@@ -189,6 +226,7 @@ def moments(
     used: np.ndarray | None,
     pixels: np.ndarray | None,
     n_templates: int = 0,
+    shifts: np.ndarray | None = None,
 ) -> dict[str, Any]:
     r"""Correlation of every detector pixel's image with templates, and its mean and standard deviation, in one read.
 
@@ -207,6 +245,8 @@ def moments(
         Detector pixels that count; all results are 0 at the others. All by default.
     n_templates : int
         Number of templates.
+    shifts : ndarray of int, shape (2, ny, nx), optional
+        Pixels (ky, kx) by which each pattern lies off. `pixels` are then such as every used pattern has.
 
     Returns
     -------
@@ -220,15 +260,12 @@ def moments(
         When computed, if counts that are used are NaN or infinite.
     """
     detector = array.shape[2:]
-    source = source_of(array)
-    if source is not None:
-        window = source.detector_window(pixels)
-    else:
-        window = (slice(0, detector[0]), slice(0, detector[1])) if pixels is None else bounding_box(pixels)
-    dtype = np.dtype(array.dtype)
-    reduction = Moments(window, exact=dtype.kind in "ub" and dtype.itemsize <= 2)
+    reduction = _moments(array, pixels, shifts)
+    if shifts is not None and not reduction.exact and source_of(array) is None:
+        # A pixel then has parts in several blocks of the detector, and only exact sums of parts can be joined.
+        array = array.rechunk({2: -1, 3: -1})
     operand = None if templates is None else delayed(templates, pure=True, traverse=False)
-    plan = _plan(array, reduction, used, pixels, operand)
+    plan = _plan(array, reduction, used, pixels, operand, shifts)
     layer = plan.layer
     merged = _tree(plan.name, layer, list(plan.keys.values()), reduction)
     key = f"moments-{plan.name}"
@@ -250,15 +287,71 @@ def moments(
     }
 
 
-def _moments_result(state: State, reduction: Moments, detector: tuple[int, int], pixels: np.ndarray | None) -> State:
-    mean, variance, cross = reduction.mean_variance_cross(state)
-    inside = np.ones(mean.shape, bool) if pixels is None else pixels[reduction.pixels]
-    bad = inside & ~(np.isfinite(mean) & np.isfinite(variance) & np.isfinite(cross).all(0))
+def _moments(array: Any, pixels: np.ndarray | None, shifts: np.ndarray | None) -> Moments:
+    """What gathers moments of an array's counts at some pixels."""
+    detector = array.shape[2:]
+    source = source_of(array)
+    if source is not None and shifts is None:
+        window = source.detector_window(pixels)
+    else:
+        window = (slice(0, detector[0]), slice(0, detector[1])) if pixels is None else bounding_box(pixels)
+    dtype = np.dtype(array.dtype)
+    return Moments(window, exact=dtype.kind in "ub" and dtype.itemsize <= 2)
+
+
+def tile_means(
+    array: Any, edges: tuple[tuple[int, ...], tuple[int, ...]], used: np.ndarray | None, pixels: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean patterns over tiles of the scan, in one read, computed.
+
+    Parameters
+    ----------
+    array : ndarray or dask array, shape (ny, nx, nky, nkx)
+    edges : (tuple of int, tuple of int)
+        Where the tiles begin and end along y and x.
+    used, pixels : ndarray of bool, optional
+        As in `moments`.
+
+    Returns
+    -------
+    n : ndarray of int, shape (tiles along y, tiles along x)
+        Patterns used.
+    mean : ndarray, shape (tiles along y, tiles along x, nky, nkx)
+        0 where a tile has no pattern, and beside the window of the pixels.
+
+    Raises
+    ------
+    CountsError
+        If counts that are used are NaN or infinite.
+    """
+    reduction = TileMoments(_moments(array, pixels, None), edges)
+    plan = _plan(array, reduction, used, pixels, None, None)
+    key = _tree(plan.name, plan.layer, list(plan.keys.values()), reduction)
+    result = Delayed(key, HighLevelGraph.from_collections(key, plan.layer, plan.dependencies))
+    states = result.compute(scheduler="threads") if isinstance(array, np.ndarray) else result.compute()
+    tiles = tuple(len(e) - 1 for e in edges)
+    n, mean = np.zeros(tiles, np.int64), np.zeros((*tiles, *array.shape[2:]))
+    for tile, state in states.items():
+        n[tile] = state["n"]
+        mean[(*tile, *reduction.moments.pixels)] = reduction.moments.mean_variance_cross(state)[0]
+    bad = np.asarray(~np.isfinite(mean).all((0, 1)))
+    _require_finite(bad if pixels is None else bad & pixels)
+    return n, mean
+
+
+def _require_finite(bad: np.ndarray) -> None:
+    """Raise where flags (ky, kx) of pixels with NaN or infinity are set."""
     if bad.any():
         raise CountsError(
             f"The counts of {int(bad.sum())} detector pixels hold NaN or infinity; mark these pixels or patterns as "
             "not valid, or leave them out by a region."
         )
+
+
+def _moments_result(state: State, reduction: Moments, detector: tuple[int, int], pixels: np.ndarray | None) -> State:
+    mean, variance, cross = reduction.mean_variance_cross(state)
+    inside = np.ones(mean.shape, bool) if pixels is None else pixels[reduction.pixels]
+    _require_finite(inside & ~(np.isfinite(mean) & np.isfinite(variance) & np.isfinite(cross).all(0)))
     std = np.sqrt(np.where(inside, variance, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = np.where(std > 0, cross / (state["n"] * std), 0.0)
@@ -284,7 +377,13 @@ def lazily(function: Callable[..., Any], *arguments: Any) -> Any:
     return Delayed(key, HighLevelGraph.from_collections(key, layer, lazy))  # type: ignore[arg-type]
 
 
-def images(array: Any, masks: Masks | Delayed, n_masks: int, used: np.ndarray | None) -> Any:
+def images(
+    array: Any,
+    masks: Masks | Delayed,
+    n_masks: int,
+    used: np.ndarray | None,
+    shifts: np.ndarray | None = None,
+) -> Any:
     """Images of any number of masks in one read, float64 of shape (n_masks, ny, nx); NaN where a probe is not used.
 
     Parameters
@@ -294,6 +393,8 @@ def images(array: Any, masks: Masks | Delayed, n_masks: int, used: np.ndarray | 
         With masks at hand, only blocks of counts that a weight touches are read.
     n_masks : int
     used : ndarray of bool, shape (ny, nx), optional
+    shifts : ndarray of int, shape (2, ny, nx), optional
+        As in `moments`; the weights are 0 at pixels that not every used pattern has.
 
     Raises
     ------
@@ -304,9 +405,9 @@ def images(array: Any, masks: Masks | Delayed, n_masks: int, used: np.ndarray | 
     if isinstance(masks, Masks):
         pixels = np.asarray(masks.weights.any(0))
         if not pixels.any():  # the images are constants, whatever the counts
-            pixels[0, 0] = True
+            pixels[0, 0], shifts = True, None
     operand = delayed(masks, pure=True, traverse=False)
-    plan = _plan(array, Images(), used, pixels, operand)
+    plan = _plan(array, Images(), used, pixels, operand, shifts)
     layer = plan.layer
     name = f"images-{plan.name}"
     edges = [list(pairwise([0, *np.cumsum(c).tolist()])) for c in plan.chunks]

@@ -1,8 +1,8 @@
 """Whole analyses from one recipe, stage by stage, written with the package's public names alone.
 
 The counts are read three times: to convert them, to correlate every pixel with every template, and to apply
-every mask. Each stage is stored before the next begins, and a second run of the same recipe takes up the
-stages that are there.
+every mask; descan takes two more, to measure it and for the mean pattern. Each stage is stored before the next begins,
+and a second run of the same recipe takes up the stages that are there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import zarr
 
 import tdm_dask as tdm
 
-from .axes import DETECTOR, SCAN, TEMPLATE, axis_coordinate
+from .axes import DESCAN, DETECTOR, SCAN, TEMPLATE, axis_coordinate
 from .calibration import HISTORY
 from .detectors import parse_detector
 from .errors import DiskFullError, InputError, RecipeError, StoreError
@@ -243,9 +243,14 @@ def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> str | Path:
 
 def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
     """The calibrated counts and their mean pattern, which the conversion gathered where it can."""
-    counts = tdm.open(store)
-    statistics = stored_statistics(store)
+    stored = counts = tdm.open(store)
     known = {key: value for key, value in dataclasses.asdict(plan.calibration).items() if value is not None}
+    asked = known.pop("descan", None)
+    if asked is False:
+        counts = counts.drop_vars(DESCAN, errors="ignore")
+    elif asked and DESCAN[0] not in counts.coords:
+        counts = clock.run("descan", None, lambda: tdm.descan(counts))
+    statistics = None if DESCAN[0] in counts.coords else stored_statistics(store)
 
     def calibrate() -> tuple[xr.DataArray, np.ndarray]:
         mean = tdm.pixel_statistics(counts)["mean"].compute() if statistics is None else statistics["pattern_mean"]
@@ -255,7 +260,7 @@ def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.Data
     nbytes = counts.nbytes if statistics is None else None
     calibrated, pattern = clock.run("calibrate", nbytes, calibrate)
     # A store that the user brought is not changed.
-    if known and store != plan.source_place() and not _calibrated_alike(counts, calibrated):
+    if (known or asked) and store != plan.source_place() and not _calibrated_alike(stored, calibrated):
         write_calibration(store, calibrated)
     coords = {dim: calibrated.coords[dim].variable for dim in DETECTOR}
     pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs={"units": "counts"})
@@ -264,7 +269,8 @@ def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.Data
 
 def _calibrated_alike(first: xr.DataArray, second: xr.DataArray) -> bool:
     facts = [{key: value for key, value in a.attrs.items() if key != HISTORY} for a in (first, second)]
-    return facts[0] == facts[1] and all(first[dim].identical(second[dim]) for dim in first.dims)
+    axes = all(first[dim].identical(second[dim]) for dim in first.dims)
+    return facts[0] == facts[1] and axes and (DESCAN[0] in first.coords or DESCAN[0] not in second.coords)
 
 
 def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], clock: _Clock) -> xr.Dataset:

@@ -37,7 +37,11 @@ class SourceSection:
 
 @dataclass(frozen=True)
 class CalibrationSection:
-    """What is known about the microscope. The keys are arguments of `tdm_dask.calibrate`."""
+    """What is known about the microscope. The keys are arguments of `tdm_dask.calibrate`, but for `descan`.
+
+    That says whether shifts of the bright-field disk over the scan are measured (unless the store has some already), or
+    left out whatever the store has; by default, the store's own are honoured.
+    """
 
     semi_angle: Quantity | None = None
     pixel_size: Quantity | Sequence[Quantity] | None = None
@@ -51,6 +55,7 @@ class CalibrationSection:
     electrons_per_probe: float | None = None
     dwell_time: Quantity | None = None
     beam_current: Quantity | None = None
+    descan: bool | None = None
 
     def __post_init__(self) -> None:
         for key, unit in (

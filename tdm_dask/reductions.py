@@ -7,7 +7,9 @@ what the end result is. It works on plain arrays in memory, and knows neither wh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +19,10 @@ from .blocks import Block, Window
 from .errors import MaskError, TemplateError
 from .memory import read_only
 
-State = dict[str, Any]
+State = dict[Any, Any]
+
+# Cut masks that one task keeps, in whole detectors.
+PLACES_KEPT = 4
 
 
 class Reduction(Protocol):
@@ -116,9 +121,11 @@ class Moments:
     def _add_shifted(self, state: State, place: tuple[slice, slice], matrix: np.ndarray, weights: np.ndarray) -> None:
         pixels = matrix.shape[1]
         tile = state["total"][place].shape
-        if not state["seen"][place].all():
+        new = ~state["seen"][place]
+        if new.any():
+            # Blocks that were moved overlap others: what has been summed keeps its shift.
             state["seen"][place] = True
-            state["shift"][place] = matrix.mean(0, dtype=np.float64).reshape(tile)
+            state["shift"][place][new] = matrix.mean(0, dtype=np.float64).reshape(tile)[new]
         shift = read_only(state["shift"][place].ravel())
         total, squares, cross = np.zeros(pixels), np.zeros(pixels), np.zeros((weights.shape[1], pixels))
         kernels.shifted_moments(matrix, weights, shift, total, squares, cross)
@@ -174,6 +181,65 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class TileMoments:
+    """Mean and variance of every detector pixel over each tile of the scan by itself.
+
+    Parameters
+    ----------
+    moments : Moments
+        What is gathered over a tile.
+    edges : (tuple of int, tuple of int)
+        Where the tiles of the scan begin and end along y and x.
+    """
+
+    moments: Moments
+    edges: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def _tiles(self, y: slice, x: slice) -> Iterator[tuple[tuple[int, int], Window]]:
+        """Tiles that overlap a window of the scan, and where."""
+        for i, ys in _overlapping(self.edges[0], y):
+            for j, xs in _overlapping(self.edges[1], x):
+                yield (i, j), (ys, xs)
+
+    def start(self, window: Window, used: np.ndarray | None, operand: None) -> State:
+        state = {}
+        for tile, place in self._tiles(*window):
+            here = None if used is None else used[_within(place, window)]
+            if here is None or here.any():
+                state[tile] = self.moments.start(place, here, None)
+        return state
+
+    def add(self, state: State, block: Block, used: np.ndarray | None, operand: None) -> None:
+        for tile, place in self._tiles(block.y, block.x):
+            inside = _within(place, (block.y, block.x))
+            here = None if used is None else used[inside]
+            if here is None or here.any():
+                self.moments.add(state[tile], Block(*place, block.ky, block.kx, block.counts[inside]), here, None)
+
+    def finish(self, state: State) -> State:
+        return {tile: self.moments.finish(part) for tile, part in state.items()}
+
+    def join(self, first: State, second: State) -> State:
+        return {tile: self.moments.join(first[tile], second[tile]) for tile in first}
+
+    def merge(self, first: State, second: State) -> State:
+        both = {tile: self.moments.merge(dict(first[tile]), second[tile]) for tile in first.keys() & second.keys()}
+        return first | second | both
+
+
+def _overlapping(edges: tuple[int, ...], window: slice) -> Iterator[tuple[int, slice]]:
+    for n, (start, stop) in enumerate(pairwise(edges)):
+        part = slice(max(start, window.start), min(stop, window.stop))
+        if part.start < part.stop:
+            yield n, part
+
+
+def _within(place: Window, window: Window) -> Window:
+    y, x = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(place, window, strict=True))
+    return y, x
+
+
+@dataclass(frozen=True)
 class Masks:
     """Masks prepared for a pass: weights (mask, ky, kx), and what is subtracted from each finished image."""
 
@@ -187,16 +253,21 @@ class Images:
 
     def start(self, window: Window, used: np.ndarray | None, operand: Masks) -> State:
         shape = tuple(s.stop - s.start for s in window)
-        return {"window": window, "images": np.zeros((len(operand.weights), *shape)), "tiles": {}}
+        return {"window": window, "images": np.zeros((len(operand.weights), *shape)), "tiles": {}, "kept": 0}
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: Masks) -> None:
+        matrix = _used_rows(block, used)
         place = (block.ky.start, block.ky.stop, block.kx.start, block.kx.stop)
         if place not in state["tiles"]:
-            state["tiles"][place] = MaskTile.cut(operand.weights[:, block.ky, block.kx], block)
+            # Moved blocks have as many places as shifts; the others, one for each tile of the detector.
+            state["kept"] += matrix.shape[1]
+            if state["kept"] > PLACES_KEPT * operand.weights[0].size:
+                state["tiles"], state["kept"] = {}, matrix.shape[1]
+            state["tiles"][place] = MaskTile.cut(operand.weights[:, block.ky, block.kx], matrix)
         tile = state["tiles"][place]
         if tile is None:
             return
-        sums = tile.weighted_sums(_used_rows(block, used))
+        sums = tile.weighted_sums(matrix)
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
         ny, nx = block.counts.shape[:2]
         part = state["images"][:, y : y + ny, x : x + nx]
@@ -239,15 +310,14 @@ class MaskTile:
     offsets: np.ndarray
 
     @classmethod
-    def cut(cls, weights: np.ndarray, block: Block) -> MaskTile | None:
-        """The tile of a block from the weights (mask, ky, kx) there; None where they are 0."""
+    def cut(cls, weights: np.ndarray, matrix: np.ndarray) -> MaskTile | None:
+        """The tile of counts (pattern, pixel) from the weights (mask, ky, kx) there; None where they are 0."""
         weights = weights.reshape(len(weights), -1)
         touched = np.asarray(weights.any(0))
         if not touched.any():
             return None
         # Pixels of weight 0 must not carry their NaN into the sums; few pixels are also cheaper alone.
-        some = not touched.all() and (block.counts.dtype.kind == "f" or touched.mean() < 0.25)
-        matrix = block.matrix
+        some = not touched.all() and (matrix.dtype.kind == "f" or touched.mean() < 0.25)
         if some:
             matrix, weights = matrix[:, touched], weights[:, touched]
         shift = np.zeros(matrix.shape[1])
@@ -276,7 +346,11 @@ class MaskTile:
 
 
 def _used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
-    matrix = block.matrix if used is None else block.matrix[used.ravel()]
+    """Counts (pattern, pixel) of the probe positions used, contiguous."""
+    if used is None:
+        matrix = np.ascontiguousarray(block.matrix)
+    else:
+        matrix = block.counts[used].reshape(-1, math.prod(block.counts.shape[2:]))
     return read_only(matrix.view(np.uint8) if matrix.dtype == bool else matrix)
 
 

@@ -7,12 +7,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
-from .axes import DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts
+from .axes import DESCAN, DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts
 from .errors import RegionError
 from .lazy import crop as crop_array
+from .shifts import shifted
+from .statistics import descan_shifts, valid_pixels
 
 FLAGS = (VALID_PIXELS, VALID_PATTERNS)
 
@@ -32,7 +35,8 @@ def crop(counts: xr.DataArray, **windows: slice) -> xr.DataArray:
     Returns
     -------
     DataArray
-        Lazy as the counts are; coordinates and flags are cropped with them.
+        Lazy as the counts are; coordinates, flags and descan are cropped with them. Pixels that descan would move in
+        over the edge of the new detector are not valid: leave a margin as wide as the shifts.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def bin(counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int 
     DataArray
         Lazy as the counts are. Integers become wide enough for the sum (uint32 where that holds it, else uint64 or
         int64; float64 for what no integer holds); coordinates are means. Invalid pixels and patterns count as 0, and a
-        sum is valid only where all that went into it are.
+        sum is valid only where all that went into it are. Descan is applied before the sums, and not handed on.
 
     Raises
     ------
@@ -118,6 +122,7 @@ def bin(counts: xr.DataArray, *, scan: int | tuple[int, int] = 1, detector: int 
                 factors[dim] = int(factor)
     if not factors:
         return counts
+    counts = descanned(counts)
     values = zeroed(counts).drop_vars(FLAGS, errors="ignore")
     dtype = dtype_of_sums(counts.dtype, math.prod(factors.values()))
     summed = values.coarsen(factors, boundary="trim").reduce(functools.partial(_sums, dtype=dtype))
@@ -139,6 +144,27 @@ def zeroed(counts: xr.DataArray) -> xr.DataArray:
             valid = counts.coords[name].drop_vars(FLAGS, errors="ignore")
             counts = counts.where(valid, np.zeros((), counts.dtype)).astype(counts.dtype, copy=False)
     return counts
+
+
+def descanned(counts: xr.DataArray) -> xr.DataArray:
+    """Counts whose patterns are moved by their descan, and which have none then; lazy where they are.
+
+    This is for counts that become others anyhow; passes honour descan without it.
+    """
+    shifts = descan_shifts(counts)
+    plain = counts.drop_vars(DESCAN, errors="ignore")
+    if shifts is None:
+        return plain
+    valid = valid_pixels(counts)
+    by = [s[..., None, None] for s in shifts]
+    data = counts.data
+    if isinstance(data, np.ndarray):
+        data = shifted(data, *by)
+    else:
+        data = data.rechunk({2: -1, 3: -1})
+        by = [da.from_array(s, chunks=(*data.chunks[:2], 1, 1)) for s in by]
+        data = da.map_blocks(shifted, data, *by, dtype=data.dtype, chunks=data.chunks, meta=data._meta)
+    return plain.copy(data=data).assign_coords({VALID_PIXELS: (DETECTOR, valid)})
 
 
 def dtype_of_sums(dtype: np.dtype, terms: int) -> np.dtype:

@@ -18,7 +18,7 @@ import jinja2
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, quantity, step_of, unit_of
-from .describe import facts_text
+from .describe import descan_text, facts_text
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from .recipe import VIRTUAL, RecipeResult
 from .words import bytes_text
@@ -171,6 +171,9 @@ def _steps(result: RecipeResult) -> Iterator[str]:
         yield f"Converted {what}, to the store {Path(result.store).name}{_time(took, 'convert')}."
     else:
         yield f"Opened the store {what}."
+    shifts = descan_text(result.counts)
+    if shifts:
+        yield f"Moved every pattern by whole pixels, so that the bright-field disk stays in place: {shifts}."
     angle = _semi_angle(result)
     if angle is not None:
         yield f"Found the bright-field disk in the mean pattern; its radius stands for {angle:.4g} mrad."

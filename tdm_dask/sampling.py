@@ -50,7 +50,7 @@ class Sample:
             for i in range(0, self.shape[2], ky):
                 for j in range(0, self.shape[3], kx):
                     part = np.ascontiguousarray(patterns[:, i : i + ky, j : j + kx])
-                    stored, read = stored + len(codec.encode(part)), read + part.nbytes
+                    stored, read = stored + sum(map(len, codec.encode(part))), read + part.nbytes
         return stored / read
 
     def findings(self, valid: np.ndarray | None = None, depth: int | None = None) -> list[str]:

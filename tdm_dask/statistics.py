@@ -9,11 +9,12 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from .axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
+from .axes import DESCAN, DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
 from .blocks import Crop, Shards
-from .errors import RegionError
+from .errors import CoordinateError, RegionError
 from .lazy import source_of
 from .passes import moments
+from .shifts import distinct, reach, seen_by_all
 from .store import GATHERED, stored_statistics
 
 
@@ -23,7 +24,7 @@ def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dat
     Parameters
     ----------
     counts : DataArray, dims (y, x, ky, kx)
-        `valid_patterns` and `valid_pixels` coordinates are honoured.
+        `valid_patterns` and `valid_pixels` coordinates are honoured, and `descan_ky` and `descan_kx`.
     scan_region : slices, boolean DataArray or ndarray (y, x), or dict of slices, optional
         Probe positions to use; the whole scan by default. Slices count probe positions, not angstrom.
 
@@ -50,14 +51,20 @@ def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dat
     counts = check_counts(counts)
     used = used_patterns(counts, scan_region)
     pixels = valid_pixels(counts)
-    values = moments(counts.data, None, used, pixels)
+    values = moments(counts.data, None, used, pixels, shifts=descan_shifts(counts))
     return statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
 
 
 def pacbed(counts: xr.DataArray) -> np.ndarray:
     """The mean pattern (ky, kx) of the valid patterns: a store's own where the counts are a whole store, else read."""
+    stored = stored_pacbed(counts)
+    return np.asarray(pixel_statistics(counts)["mean"].compute().values) if stored is None else stored
+
+
+def stored_pacbed(counts: xr.DataArray) -> np.ndarray | None:
+    """The mean pattern (ky, kx) that a store knows, where the counts are all of it, as they were gathered."""
     source = source_of(counts.data)
-    if isinstance(source, Shards):
+    if isinstance(source, Shards) and descan_shifts(counts) is None:
         stored = stored_statistics(source.array.store)
         flags = None if stored is None else stored.get(VALID_PATTERNS)
         now = valid_patterns(counts)
@@ -66,7 +73,7 @@ def pacbed(counts: xr.DataArray) -> np.ndarray:
             mean = np.asarray(stored["pattern_mean"].values, np.float64)
             pixels = valid_pixels(counts)
             return mean if pixels is None else np.where(pixels, mean, 0.0)
-    return np.asarray(pixel_statistics(counts)["mean"].compute().values)
+    return None
 
 
 def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region: str) -> xr.Dataset:
@@ -81,13 +88,20 @@ def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region
 
 
 def detector_coords(array: xr.DataArray | xr.Dataset) -> dict[str, Any]:
-    """Coordinates that lie on the detector alone."""
-    return {k: v for k, v in array.coords.items() if v.dims and set(v.dims) <= set(DETECTOR)}  # type: ignore[misc]
+    """Coordinates that lie on the detector alone; with descan, `valid_pixels` are those that every pattern has."""
+    coords = {k: v for k, v in array.coords.items() if v.dims and set(v.dims) <= set(DETECTOR)}
+    if isinstance(array, xr.DataArray) and descan_shifts(array) is not None:
+        coords[VALID_PIXELS] = xr.Variable(DETECTOR, valid_pixels(array))
+    return coords  # type: ignore[return-value]
 
 
 def scan_coords(array: xr.DataArray | xr.Dataset) -> dict[str, Any]:
-    """Coordinates that lie on the scan alone."""
-    return {k: v for k, v in array.coords.items() if v.dims and set(v.dims) <= set(SCAN)}  # type: ignore[misc]
+    """Coordinates that lie on the scan alone, without descan, which says how to read counts."""
+    return {
+        k: v  # type: ignore[misc]
+        for k, v in array.coords.items()
+        if v.dims and set(v.dims) <= set(SCAN) and k not in DESCAN
+    }
 
 
 def counts_facts(counts: xr.DataArray) -> dict[str, Any]:
@@ -99,7 +113,8 @@ def counts_facts(counts: xr.DataArray) -> dict[str, Any]:
 def stored_maxima(counts: xr.DataArray) -> np.ndarray | None:
     """Largest count of every detector pixel (ky, kx), as the store behind the counts knows it; None where none does.
 
-    It was gathered over the pixels and patterns that were valid then: all that are valid now must be among them.
+    It was gathered over the pixels and patterns that were valid then: all that are valid now must be among them. It
+    knows of no descan.
     """
     source = source_of(counts.data)
     start, source = (source.start, source.source) if isinstance(source, Crop) else ((0, 0, 0, 0), source)
@@ -108,7 +123,7 @@ def stored_maxima(counts: xr.DataArray) -> np.ndarray | None:
     y, x, ky, kx = (slice(a, a + n) for a, n in zip(start, counts.shape, strict=True))
     group: Any = zarr.open_group(source.array.store, mode="r")
     for name, window, now in (
-        (VALID_PIXELS, (ky, kx), valid_pixels(counts)),
+        (VALID_PIXELS, (ky, kx), flagged_pixels(counts)),
         (VALID_PATTERNS, (y, x), valid_patterns(counts)),
     ):
         then = group.get(GATHERED[name])
@@ -118,8 +133,72 @@ def stored_maxima(counts: xr.DataArray) -> np.ndarray | None:
     return None if maxima is None else np.asarray(maxima[ky, kx])
 
 
+def descan_shifts(counts: xr.DataArray) -> np.ndarray | None:
+    """Whole pixels (2, ny, nx) by which each pattern lies off along ky and kx, or None where none does.
+
+    Raises
+    ------
+    CoordinateError
+        If there is one of the two coordinates alone, or they are no finite numbers (y, x).
+    """
+    found = [name for name in DESCAN if name in counts.coords]
+    if not found or not set(SCAN) <= set(counts.dims):
+        return None
+    if len(found) == 1:
+        raise CoordinateError(f"The counts have {found[0]} alone; give both of {DESCAN}, or drop it.")
+    shifts = np.zeros((2, *(counts.sizes[d] for d in SCAN)))
+    valid = valid_patterns(counts)
+    for n, name in enumerate(DESCAN):
+        coordinate = counts.coords[name]
+        if set(coordinate.dims) != set(SCAN) or coordinate.dtype.kind not in "uif":
+            raise CoordinateError(
+                f"{name} has dims {tuple(coordinate.dims)} and dtype {coordinate.dtype}; expected numbers of detector "
+                f"pixels of dims {SCAN}."
+            )
+        values = np.asarray(coordinate.transpose(*SCAN).values, np.float64)
+        shifts[n] = values if valid is None else np.where(valid, values, 0.0)
+        bad = ~np.isfinite(shifts[n])
+        if bad.any():
+            raise CoordinateError(
+                f"{name} is NaN or infinite at {int(bad.sum())} probe positions; give finite shifts, or mark these "
+                f"patterns in {VALID_PATTERNS}."
+            )
+    # Beyond any detector, and within what the sums of places need.
+    whole = np.clip(np.rint(shifts), -(2**30), 2**30).astype(np.int32)
+    return whole if whole.any() else None
+
+
 def valid_pixels(counts: xr.DataArray) -> np.ndarray | None:
-    """Flags of the usable detector pixels, or None where all are."""
+    """Flags of the usable detector pixels, or None where all are; with descan, those that every valid pattern has.
+
+    Raises
+    ------
+    RegionError
+        If none is.
+    """
+    flags, shifts = flagged_pixels(counts), descan_shifts(counts)
+    if shifts is None:
+        return flags
+    all_shifts = distinct(shifts, valid_patterns(counts))
+    shape = tuple(counts.sizes[d] for d in DETECTOR)
+    seen = seen_by_all(np.ones(shape, bool) if flags is None else flags, all_shifts)
+    if not seen.any():
+        (low_y, low_x), (high_y, high_x) = all_shifts.min(0), all_shifts.max(0)
+        raise RegionError(
+            f"With descan by {low_y} to {high_y} (ky) and {low_x} to {high_x} (kx) pixels, no valid pixel of the "
+            f"{shape[0]} x {shape[1]} detector is left that every pattern has; crop the scan, or drop {DESCAN}."
+        )
+    return seen
+
+
+def pixels_read(counts: xr.DataArray, pixels: np.ndarray) -> np.ndarray:
+    """Detector pixels (ky, kx) whose counts make up some pixels: with descan, these moved by all shifts."""
+    shifts = descan_shifts(counts)
+    return pixels if shifts is None else reach(pixels, distinct(shifts, valid_patterns(counts)))
+
+
+def flagged_pixels(counts: xr.DataArray) -> np.ndarray | None:
+    """Flags of the usable detector pixels whatever the descan, or None where all are."""
     return _flags(counts, VALID_PIXELS, DETECTOR)
 
 

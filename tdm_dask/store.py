@@ -16,8 +16,18 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 
-from .axes import DIMS, FINDINGS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts, missing_calibration
+from .axes import (
+    DESCAN,
+    DIMS,
+    FINDINGS,
+    VALID_PATTERNS,
+    VALID_PIXELS,
+    axis_coordinate,
+    label_counts,
+    missing_calibration,
+)
 from .blocks import Shards, Source, ZarrArray
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
@@ -34,7 +44,7 @@ GATHERED = {name: f"{name}_gathered" for name in (VALID_PIXELS, VALID_PATTERNS)}
 # Source sums of each written shard, until the store is complete.
 SIDECARS = "tdm_dask_progress"
 # Everything that this package writes at the top of a store.
-MEMBERS = (COUNTS, *DIMS, *GATHERED, *GATHERED.values(), *STATISTICS, "pattern_maximum", SIDECARS)
+MEMBERS = (COUNTS, *DIMS, *GATHERED, *GATHERED.values(), *DESCAN, *STATISTICS, "pattern_maximum", SIDECARS)
 # Facts of the acquisition and calibration that are kept with the counts and handed out as their attributes.
 FACTS = (
     "energy_eV", "semi_angle_mrad", "pixel_size_mrad", "rotation_deg", "transpose", "flip", "counts_per_electron",
@@ -123,6 +133,10 @@ def open_store(store: StoreLike) -> xr.DataArray:
         flags = _read_variable(group, name)
         if flags is not None:
             coords[name] = flags.astype(bool)
+    for name in DESCAN:
+        shifts = _read_variable(group, name)
+        if shifts is not None:
+            coords[name] = shifts
     facts = {k: v for k, v in attributes.get("acquisition", {}).items() if k in FACTS}
     if "source" in attributes:
         facts["source"] = source_name(attributes)
@@ -209,9 +223,9 @@ def consolidate(backend: Store) -> None:
 
 
 def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
-    """Write the coordinates, valid flags and acquisition facts of calibrated counts back into their store.
+    """Write the coordinates, valid flags, descan and acquisition facts of calibrated counts back into their store.
 
-    The counts themselves are not touched.
+    The counts themselves are not touched. Counts without descan leave what the store has; see `clear_descan`.
 
     Raises
     ------
@@ -230,19 +244,39 @@ def write_calibration(store: StoreLike, counts: xr.DataArray) -> None:
         )
     facts = {k: to_json(counts.attrs[k]) for k in FACTS if k in counts.attrs}
     with writing(name_of(store)):
-        for name in (*DIMS, VALID_PIXELS, VALID_PATTERNS):
+        for name in (*DIMS, VALID_PIXELS, VALID_PATTERNS, *DESCAN):
             if name in counts.coords:
                 write_variable(group, name, counts.coords[name].variable)
         update_attributes(backend, {"acquisition": {**attributes.get("acquisition", {}), **facts}})
         consolidate(backend)
 
 
+def clear_descan(store: StoreLike) -> None:
+    """Remove the descan of a store; nothing happens where it has none.
+
+    Raises
+    ------
+    StoreError
+        If the store is not writable, or not of this package.
+    """
+    backend = resolve(store, read_only=False)
+    if read_attributes(backend) is None:
+        raise StoreError(f"{name_of(store)} is not a store written by this package; convert it first.")
+    with writing(name_of(store)):
+        for name in DESCAN:
+            sync(backend.delete_dir(name))
+        consolidate(backend)
+
+
 def stored_statistics(store: StoreLike) -> xr.Dataset | None:
     """Mean pattern, variance and total counts that were gathered while a store was written.
 
-    None where there are none, or where the valid flags are others than those that they were gathered with.
+    None where there are none, where the valid flags are others than those that they were gathered with, or where the
+    store has descan, which they know nothing of.
     """
     group = zarr.open_group(resolve(store), mode="r")
+    if any(name in group for name in DESCAN):
+        return None
     for name, gathered in GATHERED.items():
         now, then = (_unusable(_read_variable(group, n)) for n in (name, gathered))
         if now != then:

@@ -20,8 +20,15 @@ from .errors import CorruptStoreError, MemoryLimitError, RegionError
 from .lazy import as_dask, cores, scan_chunks, source_of
 from .masks import NORMALISATION_OF, Method, Normalisation, apply_mask, check_normalisation, derive_mask
 from .regions import bin as bin_counts
-from .regions import crop, dtype_of_sums, zeroed
-from .statistics import counts_facts, detector_coords, detector_weights, stored_maxima
+from .regions import crop, descanned, dtype_of_sums, zeroed
+from .statistics import (
+    counts_facts,
+    descan_shifts,
+    detector_coords,
+    detector_weights,
+    pixels_read,
+    stored_maxima,
+)
 from .storage import StoreLike
 
 # Counts of the region that one task reads, a tile of the scan at least: few tasks, and little beside the proxy.
@@ -61,7 +68,8 @@ def proxy(
     -------
     DataArray, dims (y, x, ky, kx)
         Coordinates, units, attributes and `valid_patterns` are those of the counts. Pixels of the window outside the
-        region are marked in `valid_pixels`; these, other invalid pixels and invalid patterns hold 0.
+        region are marked in `valid_pixels`; these, other invalid pixels and invalid patterns hold 0. Descan is applied,
+        and not handed on.
 
         In memory: a NumPy array of the narrowest unsigned dtype that holds its largest count, from unsigned counts
         (binned booleans are such); other dtypes stay. At `path`: lazy, of the narrowest dtype that is certain before
@@ -191,15 +199,19 @@ def _compact(counts: xr.DataArray, weights: np.ndarray, bin: int | tuple[int, in
     """
     ky, kx = bounding_box(weights > 0)
     inside = weights[ky, kx] > 0
-    part = crop(counts, ky=ky, kx=kx)
-    if not inside.all():
-        part = part.assign_coords({VALID_PIXELS: (DETECTOR, inside)})
+    read = bounding_box(pixels_read(counts, weights > 0))
+    part = crop(counts, ky=read[0], kx=read[1])
     source = source_of(part.data)
     if isinstance(source, InMemory):
         chunks: Any = (*scan_chunks(source, BLOCK_BYTES), -1, -1)
         part = part.copy(data=da.from_array(source.array, chunks=chunks, name=name))
     elif source is not None:
         part = part.copy(data=as_dask(source, BLOCK_BYTES))
+    if descan_shifts(counts) is not None:
+        here = [slice(s.start - r.start, s.stop - r.start) for s, r in zip((ky, kx), read, strict=True)]
+        part = crop(descanned(part), ky=here[0], kx=here[1])
+    if not inside.all():
+        part = part.assign_coords({VALID_PIXELS: (DETECTOR, inside)})
     binned = bin_counts(part, detector=bin)
     if VALID_PIXELS in binned.coords and not binned.coords[VALID_PIXELS].any():
         raise RegionError(
@@ -220,9 +232,12 @@ def _in_memory(
     compact = _compact(counts, weights, bin, name=False)
     data, batch = compact.data, BATCH * cores()
     longest = math.prod(map(max, data.chunks))
-    read = longest * math.prod(_pair(bin)) * counts.dtype.itemsize
-    tasks = min(cores(), dask.system.CPU_COUNT) * BLOCKS_PER_TASK * read
-    window = bounding_box(weights > 0)
+    window, source = (bounding_box(pixels) for pixels in (weights > 0, pixels_read(counts, weights > 0)))
+    widened = math.prod(s.stop - s.start for s in source) / math.prod(s.stop - s.start for s in window)
+    read = math.ceil(longest * math.prod(_pair(bin)) * counts.dtype.itemsize * widened)
+    # Descan makes one block more.
+    blocks = BLOCKS_PER_TASK + (descan_shifts(counts) is not None)
+    tasks = min(cores(), dask.system.CPU_COUNT) * blocks * read
     largest = _largest(counts, weights)
 
     def needed(factors: tuple[int, int]) -> int:
@@ -239,7 +254,7 @@ def _in_memory(
             f"{what} needs up to {format_bytes(needed(_pair(bin)))} of memory and {format_bytes(available)} are "
             f"available; choose a smaller detector_region, {fitting}or {other}."
         )
-    blocks = data.map_blocks(_narrowest, dtype=data.dtype, meta=data._meta).to_delayed().ravel()
+    parts = data.map_blocks(_narrowest, dtype=data.dtype, meta=data._meta).to_delayed().ravel()
     places = list(da.core.slices_from_chunks(data.chunks))
     # Pages of it that are not written to take no memory: it may become as wide as it must.
     memory = np.empty(data.nbytes, np.uint8)
@@ -248,7 +263,7 @@ def _in_memory(
     scheduler = "threads" if isinstance(counts.data, np.ndarray) else None
     for first in range(0, len(places), batch):
         here = slice(first, first + batch)
-        for place, block in zip(places[here], dask.compute(*blocks[here], scheduler=scheduler), strict=True):
+        for place, block in zip(places[here], dask.compute(*parts[here], scheduler=scheduler), strict=True):
             if block.dtype.itemsize > out.dtype.itemsize:
                 out = _widened(memory, out, block.dtype)
             out[place] = block
@@ -290,7 +305,7 @@ def _largest(counts: xr.DataArray, weights: np.ndarray) -> int:
     if counts.dtype.kind != "u":
         return 1
     maxima = stored_maxima(counts)
-    return int(np.iinfo(counts.dtype).max if maxima is None else maxima[weights > 0].max())
+    return int(np.iinfo(counts.dtype).max if maxima is None else maxima[pixels_read(counts, weights > 0)].max())
 
 
 def _certain_dtype(dtype: np.dtype, largest: int, terms: int) -> np.dtype:

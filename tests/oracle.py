@@ -53,3 +53,21 @@ def assert_close(found, expected, scale=None):
     expected = np.asarray(expected)
     largest = np.abs(expected).max() if scale is None else scale
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6 * max(largest, 1e-300))
+
+
+def descanned(counts, shifts, valid=None, used=None):
+    """C'(y, x, ky, kx) = C(y, x, ky + s_ky, kx + s_kx), and the pixels that all used patterns have; 0 at the others."""
+    ny, nx, nky, nkx = counts.shape
+    valid = np.ones((nky, nkx), bool) if valid is None else valid
+    used = np.ones((ny, nx), bool) if used is None else used
+    moved, seen = np.zeros_like(counts), np.ones((nky, nkx), bool)
+    for y, x in zip(*np.nonzero(used), strict=True):
+        for ky in range(nky):
+            for kx in range(nkx):
+                ry, rx = ky + int(shifts[0][y, x]), kx + int(shifts[1][y, x])
+                inside = 0 <= ry < nky and 0 <= rx < nkx and valid[ry, rx]
+                seen[ky, kx] &= inside
+                if inside:
+                    moved[y, x, ky, kx] = counts[y, x, ry, rx]
+    moved[:, :, ~seen] = 0
+    return moved, seen
