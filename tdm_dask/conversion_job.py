@@ -120,12 +120,12 @@ def convert_shard(job: Job, shard: tuple[int, ...], block: np.ndarray | None = N
     read = _reader(job, window) if block is None else _cut(block, window)
     sums = ShardSums(job, shard)
     with np.errstate(invalid="ignore"):  # counts may hold NaN: then so do the sums
-        data = array.encode_shard(shard, read, sums.add)
+        pieces = array.encode_shard(shard, read, sums.add)
         finished = sums.finish()
     check_unchanged(job)
     with writing(name_of(array.store)):
-        put(array.store, job.sidecar(shard), _pack({**finished, "stored_bytes": len(data)}))
-        put(array.store, array.key(shard), data)
+        put(array.store, job.sidecar(shard), [_pack({**finished, "stored_bytes": sum(map(len, pieces))})])
+        put(array.store, array.key(shard), pieces)
 
 
 def check_shard(job: Job, shard: tuple[int, ...], written: object) -> str | None:

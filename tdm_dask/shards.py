@@ -10,11 +10,13 @@ reused buffer, where stock pipelines fill whole arrays at a quarter of the codec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from itertools import chain, product
+from pathlib import Path
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -25,6 +27,7 @@ import zarr
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from .errors import CorruptStoreError
 from .memory import copy_tiles
@@ -289,8 +292,8 @@ class ShardedArray:
         shard: Sequence[int],
         read: Callable[[slice, slice], np.ndarray],
         visit: Callable[[InnerChunk], None] | None = None,
-    ) -> bytes:
-        """Bytes of one shard.
+    ) -> list[bytes]:
+        """Bytes of one shard, in pieces that follow each other.
 
         Parameters
         ----------
@@ -303,7 +306,7 @@ class ShardedArray:
 
         Returns
         -------
-        bytes
+        list of bytes
             Inner chunks are laid out detector tile by detector tile, so that a mask of a few tiles reads few ranges.
         """
         index = np.full((*self.inner_grid, 2), EMPTY, np.uint64)
@@ -328,13 +331,13 @@ class ShardedArray:
             size = sum(map(len, pieces))
             index[y, x, ky, kx] = offset, size
             offset += size
-        return sealed(chain.from_iterable(parts.values()), index)
+        return [*chain.from_iterable(parts.values()), *sealing(index)]
 
 
-def sealed(pieces: Iterable[bytes], index: np.ndarray) -> bytes:
-    """A shard's bytes: those of its inner chunks, then the index and its checksum."""
+def sealing(index: np.ndarray) -> tuple[bytes, bytes]:
+    """What follows the inner chunks of a shard: their index, and its checksum."""
     table = index.astype("<u8").tobytes()
-    return b"".join((*pieces, table, google_crc32c.value(table).to_bytes(_CRC, "little")))
+    return table, google_crc32c.value(table).to_bytes(_CRC, "little")
 
 
 def sharded_array(array: zarr.Array) -> ShardedArray | None:
@@ -409,10 +412,22 @@ def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
     return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
 
 
-def put(store: Store, key: str, data: bytes) -> None:
-    """Write one object of the store."""
-    buffer = default_buffer_prototype().buffer.from_array_like(np.frombuffer(data, np.uint8))
-    sync(store.set(key, buffer))
+def put(store: Store, key: str, pieces: Sequence[bytes]) -> None:
+    """Write one object of the store, whole or not at all, from pieces that follow each other."""
+    if not isinstance(store, LocalStore):
+        buffer = default_buffer_prototype().buffer.from_bytes(b"".join(pieces))
+        sync(store.set(key, buffer))
+        return
+    # Not joined before: a shard is large, and several are written at a time.
+    path = Path(store.root) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _one_ahead(calls: Sequence[Callable[[], T]]) -> Iterator[T]:

@@ -237,7 +237,7 @@ def repeated_store(path, gigabytes):
         {},
     )
     block = np.random.default_rng(0).poisson(0.5, (32, 32, 256, 256)).astype(np.uint16)
-    data = array.encode_shard((0, 0, 0, 0), lambda y, x: block[y, x])
+    data = b"".join(array.encode_shard((0, 0, 0, 0), lambda y, x: block[y, x]))
     for n in range(shards):
         file = path / array.key((0, n, 0, 0))
         file.parent.mkdir(parents=True, exist_ok=True)

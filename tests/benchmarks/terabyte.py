@@ -40,7 +40,7 @@ def make_store(path: Path, nbytes: float) -> tuple[int, int, np.ndarray, np.ndar
     """
     from tdm_dask import store as stores
     from tdm_dask.axes import axis_coordinate
-    from tdm_dask.shards import COMPRESSIONS, EMPTY, choose_shards, sealed
+    from tdm_dask.shards import COMPRESSIONS, EMPTY, choose_shards, sealing
 
     patterns = math.ceil(nbytes / (2 * DETECTOR**2))
     ny = 16 * max(1, round(math.sqrt(patterns) / 16 * 0.75))
@@ -82,7 +82,7 @@ def make_store(path: Path, nbytes: float) -> tuple[int, int, np.ndarray, np.ndar
             offset += len(parts[-1])
         file = path / array.key((y, x, 0, 0))
         file.parent.mkdir(parents=True, exist_ok=True)
-        data = sealed(parts, index)
+        data = b"".join((*parts, *sealing(index)))
         file.write_bytes(data)
         stored += len(data)
     stores.consolidate(backend)
