@@ -128,8 +128,8 @@ def derive_mask(
     Returns
     -------
     DataArray, dims ([template,] ky, kx)
-        The mask, which carries `mean`, `std` and `n` as coordinates and the scan region as an attribute, so that an
-        image from D_hat is defined over any scan.
+        The mask, which carries `mean`, `std`, `n` and `detector_region` as coordinates and the scan region as an
+        attribute, so that an image from D_hat is defined over any scan.
 
     Raises
     ------
@@ -169,7 +169,8 @@ def derive_mask(
     if method == "mean-scaled":
         mean = correlations["mean"]
         mask = xr.where(mean != 0, mask / mean.where(mean != 0, 1.0), 0.0)
-    mask = mask.transpose(..., *DETECTOR).assign_coords({k: correlations[k].variable for k in ("mean", "std", "n")})
+    carried = {name: correlations[name].variable for name in ("mean", "std", "n", "detector_region")}
+    mask = mask.transpose(..., *DETECTOR).assign_coords(carried)
     units = "1" if method == "pearson" else "1/counts"
     mask.attrs = {**correlations.attrs, "method": method, "units": units, "long_name": f"{method} mask"}
     return mask.rename("mask")
@@ -182,8 +183,8 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
     ----------
     counts : DataArray, dims (y, x, ky, kx)
     mask : DataArray, dims ([template,] ky, kx)
-        Any number of masks costs one read. Where the mask is in memory, only the chunks that a non-zero weight
-        touches are read.
+        Any number of masks costs one read, and only of the chunks that a non-zero weight touches where the mask is in
+        memory; of a lazy one, of those that its `detector_region` touches, where it has that from `derive_mask`.
     normalisation : {"none", "standardised"}, default "none"
         "none": s = D m^T (eq. 2), in counts. "standardised": s = D_hat m^T, from counts normalised to mean 0 and
         standard deviation 1 with the mask's own `mean` and `std`: D_hat m^T = D (m/std)^T - sum(mean m / std), so
@@ -224,8 +225,9 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
                 'use normalisation="none".'
             )
         mean, std = (mask.coords[name].transpose(*DETECTOR).data for name in ("mean", "std"))
-    masks = lazily(prepare_masks, stacked.data, mean, std, valid_pixels(counts))
-    data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts), descan_shifts(counts))
+    pixels = _known_pixels(mask)
+    masks = lazily(prepare_masks, stacked.data, mean, std, valid_pixels(counts), pixels)
+    data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts), pixels, descan_shifts(counts))
     units = "counts" if normalisation == "none" and mask.attrs.get("units", "1") == "1" else "1"
     result = xr.DataArray(data, dims=(TEMPLATE, *SCAN), coords=scan_coords(counts), name="image")
     result.attrs = {**counts_facts(counts), "normalisation": normalisation, "units": units, "long_name": "image"}
@@ -233,6 +235,14 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
         return result[0]
     extra = {k: v for k, v in mask.coords.items() if v.dims == (TEMPLATE,)}
     return result.assign_coords(extra)
+
+
+def _known_pixels(mask: xr.DataArray) -> np.ndarray | None:
+    """Detector pixels that a lazy mask may use, as far as that is known before it is computed."""
+    region = mask.coords.get("detector_region")
+    if mask.chunks is None or region is None or region.chunks is not None:
+        return None
+    return np.asarray(region.transpose(*DETECTOR).values) > 0
 
 
 def transfer_mask(

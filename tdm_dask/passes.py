@@ -382,6 +382,7 @@ def images(
     masks: Masks | Delayed,
     n_masks: int,
     used: np.ndarray | None,
+    pixels: np.ndarray | None = None,
     shifts: np.ndarray | None = None,
 ) -> Any:
     """Images of any number of masks in one read, float64 of shape (n_masks, ny, nx); NaN where a probe is not used.
@@ -393,6 +394,8 @@ def images(
         With masks at hand, only blocks of counts that a weight touches are read.
     n_masks : int
     used : ndarray of bool, shape (ny, nx), optional
+    pixels : ndarray of bool, shape (nky, nkx), optional
+        Detector pixels that masks which are not at hand may use.
     shifts : ndarray of int, shape (2, ny, nx), optional
         As in `moments`; the weights are 0 at pixels that not every used pattern has.
 
@@ -401,7 +404,6 @@ def images(
     CountsError
         When computed, if counts under a mask are NaN or infinite.
     """
-    pixels = None
     if isinstance(masks, Masks):
         pixels = np.asarray(masks.weights.any(0))
         if not pixels.any():  # the images are constants, whatever the counts

@@ -292,7 +292,7 @@ def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], 
     lazy = tdm.correlate(counts, templates, detector_region=within, scan_region=scan_region)
     correlation = clock.run("correlate", counts.nbytes, lazy.compute)
     mask = tdm.derive_mask(correlation, method=plan.masks.method)
-    found["mask"] = mask.drop_vars(["mean", "std", "n"])
+    found["mask"] = mask.drop_vars(["mean", "std", "n", "detector_region"])
     for name in ("rho", "mean", "std", "n", "detector_region"):
         found[name] = correlation[name]
     found["templates"] = templates

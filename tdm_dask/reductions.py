@@ -385,9 +385,13 @@ def prepare_templates(templates: np.ndarray, used: np.ndarray | None) -> Templat
 
 
 def prepare_masks(
-    weights: np.ndarray, subtract: np.ndarray | None, divide: np.ndarray | None, valid: np.ndarray | None
+    weights: np.ndarray,
+    subtract: np.ndarray | None,
+    divide: np.ndarray | None,
+    valid: np.ndarray | None,
+    pixels: np.ndarray | None = None,
 ) -> Masks:
-    r"""Masks for a pass, from weights m (mask, nky, nkx).
+    r"""Masks for a pass, from weights m (mask, nky, nkx), of which none but those of `pixels` are other than 0.
 
     Without `divide` the image is D m^T (eq. 2). With `subtract` = mean and `divide` = std it is
     :math:`\hat D m^T = D (m / \sigma)^T - \sum_j \bar d_j m_j / \sigma_j`: a scaled mask and one number.
@@ -396,6 +400,10 @@ def prepare_masks(
     bad = ~np.isfinite(weights)
     if bad.any():
         raise MaskError(f"The mask holds NaN or infinity at {int(bad.sum())} weights; give finite weights.")
+    if pixels is not None and weights[:, ~pixels].any():
+        raise MaskError(
+            "The mask has weights outside its detector_region, which was not read; drop that coordinate from the mask."
+        )
     if valid is not None:
         weights[:, ~valid] = 0.0
     offsets = np.zeros(len(weights))

@@ -176,3 +176,32 @@ def test_a_graph_built_under_a_client_runs_under_none(client, tmp_path):
     with_client = image.compute()
     np.testing.assert_array_equal(image.compute(scheduler="synchronous"), with_client)
     np.testing.assert_array_equal(image.compute(scheduler="processes"), with_client)
+
+
+def test_a_lazy_mask_of_a_region_reads_no_more_than_that_region(tmp_path, monkeypatch):
+    from tdm_dask.blocks import Shards
+
+    counts = np.random.default_rng(0).poisson(3, (4, 6, 160, 160)).astype(np.uint16)
+    tdm.convert(tdm.label_counts(counts), tmp_path / "scan.zarr")
+    opened = tdm.open(tmp_path / "scan.zarr")
+    template = xr.DataArray(np.random.default_rng(1).random((4, 6)), dims=("y", "x"))
+    region = np.zeros((160, 160), bool)
+    region[:30, 100:150] = True
+    mask = tdm.derive_mask(opened, template, detector_region=region)
+    image = tdm.apply_mask(opened, mask, normalisation="standardised")
+    asked = []
+    blocks = Shards.blocks
+
+    def watched(self, window, used, pixels):
+        asked.append(pixels)
+        return blocks(self, window, used, pixels)
+
+    monkeypatch.setattr(Shards, "blocks", watched)
+    found = image.compute()
+    assert len(asked) >= 2
+    assert all(np.array_equal(pixels, region) for pixels in asked)
+    computed = tdm.apply_mask(opened, mask.compute(), normalisation="standardised").compute()
+    np.testing.assert_allclose(found, computed, rtol=1e-12)
+    beyond = tdm.apply_mask(opened, mask + 1.0, normalisation="standardised")
+    with pytest.raises(tdm.errors.MaskError, match="weights outside its detector_region"):
+        beyond.compute()
