@@ -37,7 +37,17 @@ from .axes import (
     quantity_pair,
 )
 from .blocks import Crop, InMemory, Shards, ZarrArray
-from .conversion_job import Job, check_shard, check_unchanged, convert_shard, is_written, lowest, read_sums
+from .conversion_job import (
+    Job,
+    check_shard,
+    check_unchanged,
+    convert_shards,
+    is_written,
+    lowest,
+    read_sums,
+    read_together,
+    tile_of,
+)
 from .errors import CorruptStoreError, CountsError, InputError, StoreError
 from .faults import faults, without_nan
 from .lazy import source_of
@@ -366,26 +376,26 @@ def _same_place(first: Store, second: Store) -> bool:
 def _write(backend: Store, counts: xr.DataArray, paths: tuple[str, ...], attributes: dict[str, Any]) -> None:
     codec = COMPRESSIONS[attributes["request"]["compression"]]
     dtype = counts.dtype.newbyteorder("=")
-    array = stores.create(backend, attributes, counts.shape, dtype, codec, _labels(counts))
-    _sweep_partial(backend)
     source = source_of(counts.data)
+    array = stores.create(backend, attributes, counts.shape, dtype, codec, _labels(counts), tile_of(source))
+    _sweep_partial(backend)
     path = paths[0] if paths else None
     job = Job(array, source, path, attributes["source"], valid_patterns(counts), flagged_pixels(counts), paths[1:])
     pending = [s for s in array.shards() if not is_written(job, s)]
     if isinstance(backend, LocalStore):
         check_space(Path(backend.root), array, pending, source)
-    convert_task, check_task = (dask.delayed(task, pure=False) for task in (convert_shard, check_shard))
+    convert_task, check_task = (dask.delayed(task, pure=False) for task in (convert_shards, check_shard))
     shared: Any = dask.delayed(job, pure=False, traverse=False)
     # Counts in memory stay where they are: no copy travels to a cluster.
     scheduler = {"scheduler": "threads"} if isinstance(source, InMemory) else {}
     if source is not None:
-        written = [convert_task(shared, s) for s in pending]
+        written = [convert_task(shared, group) for group in read_together(job, pending)]
     else:
         shards = tuple(
             tuple(min(s, n - i) for i in range(0, n, s)) for s, n in zip(array.shard, array.shape, strict=True)
         )
         parts = counts.data.rechunk(shards).to_delayed()
-        written = [convert_task(shared, s, parts[s]) for s in pending]
+        written = [convert_task(shared, [s], parts[s]) for s in pending]
     # Nothing is read back before all is written; in one graph, so that progress is that of both.
     all_written = dask.delayed(len, pure=False)(written)
     checked = dask.compute(*(check_task(shared, s, all_written) for s in array.shards()), **scheduler)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
+import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +25,11 @@ from .shards import InnerChunk, ShardedArray, get, put
 from .sources import identity
 from .storage import flush, name_of, object_size, reason_of, writing
 from .store import SIDECARS, pattern_totals, same_sums
+
+# Largest tile of a source that a task holds as a whole, to write several shards from it. There is memory for one such
+# task at a time in a process, whatever its number of threads.
+_TILE_BYTES = 512 * 2**20
+_LARGE_TILE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -111,13 +119,51 @@ class ShardSums:
         return {**self._moments.finish(self._state), "maximum": self._maximum, **of_patterns}
 
 
-def convert_shard(job: Job, shard: tuple[int, ...], block: np.ndarray | None = None) -> None:
-    """Read, sum, encode and write one shard; its sums are stored before it is."""
-    if is_written(job, shard):
-        return  # a cluster repeats the tasks whose results it lost together with a worker
+def tile_of(source: Source | None) -> tuple[int, int]:
+    """Probe positions (y, x) of a source that are read together, and that the shards of a store should respect."""
+    if source is None or source.random_access:
+        return 1, 1
+    origin = _origin(source)
+    # Tiles that begin elsewhere than the scan cannot be those of a store, unless the scan lies within one.
+    aligned = [o % t == 0 or n <= t - o % t for o, t, n in zip(origin, source.tile, source.shape, strict=False)]
+    return source.tile if all(aligned) else (1, 1)
+
+
+def _origin(source: Source) -> tuple[int, int]:
+    return source.start[:2] if isinstance(source, Crop) else (0, 0)
+
+
+def read_together(job: Job, shards: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Shards, in runs that one task each writes: those of one tile of the source, which is then read once."""
+    array, source = job.array, job.source
+    assert source is not None
+    # A store that was begun otherwise may have shards that fit no tile.
+    sizes = [max(t, s) for t, s in zip(tile_of(source), array.shard, strict=False)]
+    if math.prod(sizes) * source.pattern_bytes > _TILE_BYTES:
+        return [[shard] for shard in shards]
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for shard in shards:
+        place = tuple(w.start // n for w, n in zip(array.window(shard), sizes, strict=False))
+        groups.setdefault(place, []).append(shard)
+    return list(groups.values())
+
+
+def convert_shards(job: Job, shards: Sequence[tuple[int, ...]], block: np.ndarray | None = None) -> None:
+    """Read, sum, encode and write shards; the source of several is read once. Their sums are stored before they are."""
+    # A cluster repeats the tasks whose results it lost together with a worker.
+    shards = [shard for shard in shards if not is_written(job, shard)]
+    if not shards:
+        return
+    windows = [job.array.window(shard)[:2] for shard in shards]
+    y, x = (slice(min(w[i].start for w in windows), max(w[i].stop for w in windows)) for i in range(2))
+    with _LARGE_TILE if len(shards) > 1 else nullcontext():
+        read = _reader(job, (y, x)) if block is None else _cut(block, (y, x))
+        for shard in shards:
+            _convert_shard(job, shard, read)
+
+
+def _convert_shard(job: Job, shard: tuple[int, ...], read: Callable[[slice, slice], np.ndarray]) -> None:
     array = job.array
-    window = array.window(shard)
-    read = _reader(job, window) if block is None else _cut(block, window)
     sums = ShardSums(job, shard)
     with np.errstate(invalid="ignore"):  # counts may hold NaN: then so do the sums
         pieces = array.encode_shard(shard, read, sums.add)
@@ -193,7 +239,10 @@ def _cut(block: np.ndarray, window: tuple[slice, ...]) -> Callable[[slice, slice
 
 
 def _reader(job: Job, window: tuple[slice, ...]) -> Callable[[slice, slice], np.ndarray]:
-    """What gives windows of the scan from the source: as they are asked for, or from all of the shard, read at once."""
+    """What gives windows of the scan from the source: as they are asked for, or from all of the window, read at once.
+
+    They are read as they are asked for where no part of the file is then read twice.
+    """
     source, buffers = job.source, Buffers()
     assert source is not None
 
@@ -207,7 +256,9 @@ def _reader(job: Job, window: tuple[slice, ...]) -> Callable[[slice, slice], np.
                 f"{job.source_name} cannot be read ({reason_of(error)}); bring it back, and the same convert goes on."
             ) from error
 
-    return read if source.random_access else _cut(read(*window[:2]), window)
+    aligned = tile_of(source) == source.tile
+    piecewise = aligned and all(c % t == 0 for c, t in zip(job.array.inner, source.tile, strict=False))
+    return read if source.random_access or piecewise else _cut(read(*window), window)
 
 
 def check_unchanged(job: Job) -> None:

@@ -32,7 +32,7 @@ from .blocks import Shards, Source, ZarrArray
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
 from .lazy import as_dask, source_of
-from .shards import EMPTY, Codec, ShardedArray, choose_shards, sharded_array, zarr_compressors
+from .shards import EMPTY, Codec, ShardedArray, choose_shards, follow_tiles, sharded_array, zarr_compressors
 from .storage import StoreLike, name_of, reason_of, resolve, to_json, writing
 
 SCHEMA = 1
@@ -179,14 +179,18 @@ def create(
     dtype: np.dtype,
     codec: Codec,
     coords: dict[str, xr.Variable],
+    tile: tuple[int, int] = (1, 1),
 ) -> ShardedArray:
-    """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it, ready for shards."""
+    """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it, ready for shards.
+
+    The shards are made to suit a source that is read in tiles (y, x) of the scan.
+    """
     group = zarr.open_group(backend, mode="a", zarr_format=3, attributes={KEY: attributes}, use_consolidated=False)
     for name, variable in coords.items():
         write_variable(group, name, variable)
     array = group.get(COUNTS)
     if not isinstance(array, zarr.Array):
-        inner, shard = choose_shards(shape, dtype.itemsize)
+        inner, shard = follow_tiles(*choose_shards(shape, dtype.itemsize), shape, tile)
         array = group.create_array(
             COUNTS,
             shape=shape,

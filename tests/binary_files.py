@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -24,19 +25,28 @@ def write_tvips(
     mode: int = 2,
 ) -> Path:
     """A TVIPS recording of counts (frame, ky, kx), which goes on in another file at each frame of `split`."""
-    n, nky, nkx = counts.shape
-    bits = counts.dtype.itemsize * 8
-    fields = (256, 2, nkx, nky, bits, 0, 0, 1, 1, 21, kilovolts, 80, frame_header)
-    header = (struct.pack("<13I", *fields) + b"TVIPS " * 40)[:256]
+    n = len(counts)
+    header = tvips_header(counts.shape[1:], counts.dtype.itemsize * 8, frame_header, kilovolts)
     edges = [0, *split, n]
     for part, (first, last) in enumerate(pairwise(edges)):
         data = [header] if part == 0 else []
         for i in range(first, last):
-            place = rotator[i] if rotator is not None else 0
-            one = struct.pack("<IIIIfII5fI", i, 740399696, 0, 0, 23.0, 0, mode, 0, 0, 0, 0, 0, place)
-            data += [one.ljust(frame_header, b"\x00"), counts[i].astype(counts.dtype.newbyteorder("<")).tobytes()]
+            one = tvips_frame_header(i, rotator[i] if rotator is not None else 0, mode).ljust(frame_header, b"\x00")
+            data += [one, counts[i].astype(counts.dtype.newbyteorder("<")).tobytes()]
         path.with_name(f"{path.stem[:-3]}{part:03d}.tvips").write_bytes(b"".join(data))
     return path
+
+
+def tvips_header(detector: tuple[int, int], bits: int, frame_header: int = 60, kilovolts: int = 200) -> bytes:
+    """The header of a TVIPS recording."""
+    nky, nkx = detector
+    fields = (256, 2, nkx, nky, bits, 0, 0, 1, 1, 21, kilovolts, 80, frame_header)
+    return (struct.pack("<13I", *fields) + b"TVIPS " * 40)[:256]
+
+
+def tvips_frame_header(number: int, rotator: int = 0, mode: int = 2) -> bytes:
+    """What stands before a frame, as far as anything is known of it; 60 bytes with those that follow."""
+    return struct.pack("<IIIIfII5fI", number, 740399696, 0, 0, 23.0, 0, mode, 0, 0, 0, 0, 0, rotator)
 
 
 def write_mrc(
@@ -44,13 +54,19 @@ def write_mrc(
 ) -> Path:
     """An MRC stack of counts (frame, ky, kx)."""
     n, nky, nkx = counts.shape
+    header = mrc_header((n if announced is None else announced, nky, nkx), mode=mode, order=order, extended=extended)
+    data = counts.astype(counts.dtype.newbyteorder(order)).tobytes()
+    path.write_bytes(header + b"\xee" * extended + data)
+    return path
+
+
+def mrc_header(shape: tuple[int, int, int], *, mode: int, order: str = "<", extended: int = 0) -> bytes:
+    """The header of an MRC stack (frame, ky, kx)."""
     header = bytearray(1024)
-    struct.pack_into(f"{order}4i", header, 0, nkx, nky, n if announced is None else announced, mode)
+    struct.pack_into(f"{order}4i", header, 0, *shape[::-1], mode)
     struct.pack_into(f"{order}i", header, 92, extended)
     header[208:216] = b"MAP " + (b"\x11\x11\x00\x00" if order == ">" else b"DD\x00\x00")
-    data = counts.astype(counts.dtype.newbyteorder(order)).tobytes()
-    path.write_bytes(bytes(header) + b"\xee" * extended + data)
-    return path
+    return bytes(header)
 
 
 def write_de_info(path: Path, **facts: object) -> Path:
@@ -76,36 +92,65 @@ def write_ser(
     ny, nx, nky, nkx = counts.shape
     n = ny * nx
     valid = n if valid is None else valid
-    item = "Q" if version >= 0x220 else "I"
-    dims = b""
-    for size in (nx, ny) if not y_first else (ny, nx):
-        text, unit = b"Position", b"meters"
-        dims += struct.pack("<IddI", size, 0.0, step, 0)
-        dims += struct.pack("<I", len(text)) + text + struct.pack("<I", len(unit)) + unit
-    start = 22 + struct.calcsize(f"<{item}") + 4
-    table = start + len(dims)
-    kind = SER_KINDS[counts.dtype.newbyteorder("=").str[1:]]
+    element = ser_element((nky, nkx), counts.dtype.newbyteorder("=").str[1:])
     body, data_at, tag_at = b"", [], []
-    first = table + 2 * n * struct.calcsize(f"<{item}")
     for i, frame in enumerate(counts.reshape(n, nky, nkx)[:valid]):
-        data_at.append(first + len(body))
-        body += struct.pack("<ddIddIHII", 0, 1e-9, 0, 0, 1e-9, 0, kind, nkx, nky)
-        body += frame[::-1].astype(counts.dtype.newbyteorder("<")).tobytes()
-        tag_at.append(first + len(body))
+        data_at.append(len(body))
+        body += element + frame[::-1].astype(counts.dtype.newbyteorder("<")).tobytes()
+        tag_at.append(len(body))
         y, x = divmod(i, nx)
         if y_first:
             x, y = divmod(i, ny)
-        body += struct.pack("<HHIdd", 0x4142, 0, 1_700_000_000, x * step, y * step) + b"\xaa" * (gap * (i % 3))
-    data_at += [0] * (n - valid)
-    tag_at += [0] * (n - valid)
-    header = struct.pack("<HHHIIII", 0x4949, 0x0197, version, 0x4122, 0x4142, n, valid)
-    header += struct.pack(f"<{item}I", table, 2)
-    offsets = struct.pack(f"<{n}{item}", *data_at) + struct.pack(f"<{n}{item}", *tag_at)
-    path.write_bytes(header + dims + offsets + body)
+        body += ser_tag(y, x, step) + b"\xaa" * (gap * (i % 3))
+    dims = (nx, ny) if not y_first else (ny, nx)
+    path.write_bytes(ser_start(dims, data_at, tag_at, version=version, step=step) + body)
     return path
 
 
+def ser_start(
+    dims: tuple[int, int],
+    data_at: Sequence[int],
+    tag_at: Sequence[int],
+    *,
+    version: int = 0x220,
+    step: float = 2e-9,
+) -> bytes:
+    """What stands before the frames of a TIA series: header, dims from the fast one on, and the table of its frames.
+
+    `data_at` and `tag_at` are counted from the end of it.
+    """
+    n, valid = math.prod(dims), len(data_at)
+    item = "Q" if version >= 0x220 else "I"
+    axes = b""
+    for size in dims:
+        text, unit = b"Position", b"meters"
+        axes += struct.pack("<IddI", size, 0.0, step, 0)
+        axes += struct.pack("<I", len(text)) + text + struct.pack("<I", len(unit)) + unit
+    table = 22 + struct.calcsize(f"<{item}") + 4 + len(axes)
+    first = table + 2 * n * struct.calcsize(f"<{item}")
+    header = struct.pack("<HHHIIII", 0x4949, 0x0197, version, 0x4122, 0x4142, n, valid)
+    header += struct.pack(f"<{item}I", table, 2)
+    places = np.zeros((2, n), f"<u{struct.calcsize(item)}")
+    places[:, :valid] = first + np.array([data_at, tag_at])
+    return header + axes + places.tobytes()
+
+
+def ser_element(detector: tuple[int, int], kind: str) -> bytes:
+    """What stands before each frame of a TIA series."""
+    nky, nkx = detector
+    return struct.pack("<ddIddIHII", 0, 1e-9, 0, 0, 1e-9, 0, SER_KINDS[kind], nkx, nky)
+
+
+def ser_tag(y: int, x: int, step: float = 2e-9) -> bytes:
+    """What stands after each frame: where the beam was."""
+    return struct.pack("<HHIdd", 0x4142, 0, 1_700_000_000, x * step, y * step)
+
+
 DM_KINDS = {"i2": (1, 2), "f4": (2, 6), "u1": (6, 10), "i4": (7, 3), "u2": (10, 4), "u4": (11, 5), "f8": (12, 7)}
+
+
+# Stands for the array while the tags around it are made.
+_ARRAY = b"<the array>"
 
 
 class _DmTags:
@@ -155,8 +200,27 @@ def write_dm(
     volts: float | None = 200e3,
 ) -> Path:
     """A .dm3 or .dm4 file with one array, its scales and units in the array's order (slowest axis first)."""
+    kind = array.dtype.newbyteorder("=").str[1:]
+    before, after = dm_parts(array.shape, kind, scales, units, version=version, volts=volts)
+    path.write_bytes(before + array.astype(array.dtype.newbyteorder("<")).tobytes() + after)
+    return path
+
+
+def dm_parts(
+    shape: Sequence[int],
+    kind: str,
+    scales: Sequence[float],
+    units: Sequence[str],
+    *,
+    version: int = 4,
+    volts: float | None = 200e3,
+) -> tuple[bytes, bytes]:
+    """What stands before and after the array in such a file.
+
+    The lengths of the tags that hold the array are those without it; no reader looks at them.
+    """
     tags = _DmTags(version)
-    data_type, element = DM_KINDS[array.dtype.newbyteorder("=").str[1:]]
+    data_type, element = DM_KINDS[kind]
     axes = [
         tags.branch("", [tags.real("Origin", 0.0), tags.real("Scale", scale), tags.text("Units", unit)])
         for scale, unit in zip(reversed(scales), reversed(units), strict=True)
@@ -168,10 +232,10 @@ def write_dm(
             tags.branch(
                 "Calibrations", [tags.branch("Brightness", brightness), tags.branch("Dimension", axes)]
             ),
-            tags.data("Data", [20, element, array.size], array.astype(array.dtype.newbyteorder("<")).tobytes()),
+            tags.data("Data", [20, element, math.prod(shape)], _ARRAY),
             tags.integer("DataType", data_type),
-            tags.branch("Dimensions", [tags.integer("", n) for n in reversed(array.shape)]),
-            tags.integer("PixelDepth", array.itemsize),
+            tags.branch("Dimensions", [tags.integer("", n) for n in reversed(shape)]),
+            tags.integer("PixelDepth", int(kind[1:])),
         ],
     )
     microscope = [tags.real("Voltage", volts)] if volts is not None else [tags.real("Spot size", 3.0)]
@@ -180,8 +244,8 @@ def write_dm(
     )
     root = tags.group([tags.branch("ImageList", [image])], top=True)
     header = struct.pack(">i", version) + tags.number(len(root)) + struct.pack(">i", 1)
-    path.write_bytes(header + root + b"\x00" * 8)
-    return path
+    before, after = (header + root + b"\x00" * 8).split(_ARRAY)
+    return before, after
 
 
 def write_prz(

@@ -94,3 +94,44 @@ def test_answers_that_differ_are_told():
     sentences = compare(answers)
     assert len(sentences) == 1
     assert "other" in sentences[0]
+
+
+def large_formats():
+    from benchmarks.memory import FORMATS
+
+    return sorted(FORMATS)
+
+
+@pytest.mark.parametrize("name", large_formats())
+def test_every_large_file_holds_what_was_written(tmp_path, name):
+    from benchmarks.memory import FORMATS, Place
+
+    import tdm_dask as tdm
+
+    (tmp_path / "folder").mkdir()
+    file = FORMATS[name](Place(tmp_path / "folder", (8, 16), (32, 32)))
+    counts = tdm.open(file.path, **file.options)
+    assert counts.nbytes == file.nbytes
+    assert float(counts.astype(np.float64).sum()) == pytest.approx(file.total)
+    assert file.total > 0
+
+
+def test_peak_memory_is_measured(tmp_path):
+    file = tmp_path / "numbers.json"
+    names = ["dectris", "nexus-gzip-lines"]
+    run = benchmark("--memory", *names, "--scale", "small", "--json", file, "--folder", tmp_path / "files")
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(file.read_text())["conversions"]
+    assert [(row["format"], row["workers"]) for row in rows] == [
+        ("dectris", "2 threads"),
+        ("dectris", "2 processes"),
+        ("nexus-gzip-lines", "2 threads"),
+    ]
+    for row in rows:
+        assert row["problem"] == ""
+        assert len(row["peak_bytes"]) == int(row["workers"][0]) if "processes" in row["workers"] else 1
+        for peak, private in zip(row["peak_bytes"], row["private_bytes"], strict=True):
+            assert peak > private > 0
+        assert row["above_imports_bytes"] > 0
+    assert len([line for line in run.stdout.splitlines() if line.startswith("|")]) == len(rows) + 2
+    assert not list((tmp_path / "files").rglob("*.h5"))

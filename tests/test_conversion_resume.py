@@ -22,7 +22,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 import tdm_dask as tdm
 from tdm_dask import conversion, errors
-from tdm_dask.conversion_job import convert_shard
+from tdm_dask.conversion_job import convert_shards
 from tdm_dask.store import SIDECARS
 
 KILLS = int(os.environ.get("TDM_TEST_KILLS", "8"))
@@ -159,10 +159,10 @@ def test_a_shard_harmed_between_the_kill_and_the_resumption_is_found(raw, uninte
 
 def test_a_task_that_is_repeated_does_not_write_its_shard_again(raw, uninterrupted, tmp_path, monkeypatch):
     def twice(*arguments):
-        convert_shard(*arguments)
-        convert_shard(*arguments)
+        convert_shards(*arguments)
+        convert_shards(*arguments)
 
-    monkeypatch.setattr(conversion, "convert_shard", twice)
+    monkeypatch.setattr(conversion, "convert_shards", twice)
     store = WatchedStore(LocalStore(tmp_path / "scan.zarr"))
     converted(store, str(raw[0]), **raw[1])
     assert len(store.shards()) == SHARDS

@@ -19,7 +19,7 @@ from hdf5_files import (
 from reading import assert_reads, random_counts, whole
 from vendor_files import signal_dict
 
-from tdm_dask.blocks import RawFrames
+from tdm_dask.blocks import RawFrames, assembled
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
 from tdm_dask.sources import open_vendor
 
@@ -239,6 +239,12 @@ def test_emd_with_dims_from_the_fastest_is_turned(tmp_path, counts, extension, c
     assert file.scan_step == pytest.approx((2.5, 2.5))
     assert any("detector first" in finding for finding in file.findings)
     np.testing.assert_array_equal(whole(file), file_reader(str(path))[0]["data"])
+    np.testing.assert_array_equal(assembled(file.source, 1, 3, 0, 2), counts[1:3, :2])
+    used, pixels = np.zeros((2, 3), bool), np.zeros(counts.shape[2:], bool)
+    used[1, 2] = pixels[3, 1] = True
+    for block in file.source.blocks((slice(1, 3), slice(1, 4)), used, pixels):
+        np.testing.assert_array_equal(block.counts, counts[block.y, block.x, block.ky, block.kx])
+        assert block.counts.flags.c_contiguous
 
 
 @pytest.mark.parametrize("units", [("nm", "nm", "A^-1", "A^-1"), ("", "", "", "")])

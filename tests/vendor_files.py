@@ -45,15 +45,8 @@ def write_mib(
     with open(path, "wb") as file:
         for index, (frame, time) in enumerate(zip(frames, times, strict=True)):
             number = numbers[index] if numbers is not None else first_number + index
-            fields = [
-                "MQ1", f"{number:06d}", f"{head:05d}", f"{chips:02d}", f"{size[1]:04d}", f"{size[0]:04d}", kind,
-                layout.rjust(6), "01", str(time.astype("datetime64[us]")).replace("T", " "), "0.001000",
-                "0", "0", "0", "1.200000E+1", "3RX", "023",
-            ]  # fmt: skip
             exposure = exposures_ns[index] if exposures_ns is not None else exposure_ns
-            if exposure is not None:
-                fields += ["MQ1A", f"{time}Z", f"{exposure}ns", str(bits)]
-            file.write((",".join(fields) + ",").encode().ljust(head, b"\x00"))
+            file.write(mib_header(number, size, kind, time, exposure, head=head, chips=chips, layout=layout, bits=bits))
             picture = frame[::-1]
             if kind == "R64":
                 file.write(raw_frame(picture, bits, square=layout.startswith("2x2")))
@@ -64,6 +57,29 @@ def write_mib(
         suffix = ".HDR" if path.suffix.isupper() else ".hdr"
         path.with_suffix(suffix).write_text("\n".join(lines))
     return path
+
+
+def mib_header(
+    number: int,
+    size: tuple[int, int],
+    kind: str,
+    time: np.datetime64,
+    exposure_ns: int | None = 1_000_000,
+    *,
+    head: int = 384,
+    chips: int = 1,
+    layout: str = "1x1",
+    bits: int = 12,
+) -> bytes:
+    """What stands before a frame of `size` (rows, columns) in a Merlin file."""
+    fields = [
+        "MQ1", f"{number:06d}", f"{head:05d}", f"{chips:02d}", f"{size[1]:04d}", f"{size[0]:04d}", kind,
+        layout.rjust(6), "01", str(time.astype("datetime64[us]")).replace("T", " "), "0.001000",
+        "0", "0", "0", "1.200000E+1", "3RX", "023",
+    ]  # fmt: skip
+    if exposure_ns is not None:
+        fields += ["MQ1A", f"{time}Z", f"{exposure_ns}ns", str(bits)]
+    return (",".join(fields) + ",").encode().ljust(head, b"\x00")
 
 
 def raw_frame(picture: np.ndarray, bits: int, *, square: bool) -> bytes:
@@ -108,19 +124,24 @@ def write_blo(
     path: Path, counts: np.ndarray, *, energy: int = 200_000, trailing: int = 0, whole: int | None = None
 ) -> Path:
     """A blockfile of uint8 counts (ny, nx, n, n), of which the first `whole` frames are written."""
-    ny, nx, edge, _ = counts.shape
+    edge = counts.shape[2]
+    body = blo_header(counts.shape[:2], edge, energy)
+    for number, frame in list(enumerate(counts.reshape(-1, edge, edge)))[:whole]:
+        body += b"\xaa\x55" + struct.pack("<I", number) + frame.tobytes()
+    path.write_bytes(body + b"\x00" * trailing)
+    return path
+
+
+def blo_header(scan: tuple[int, int], edge: int, energy: int = 200_000) -> bytes:
+    """What stands before the frames of a blockfile, an empty image of the scan included."""
+    ny, nx = scan
     offset1 = 0x1000
     offset2 = offset1 + ny * nx
     header = struct.pack(
         "<6sHIIIHHHHHddIHId",
         b"IMGBLO", 0x0102, offset1, offset2, 131141, edge, 0, nx, ny, 0, 0.4, 0.3, energy, 6226, 0, 42_000.5,
     )  # fmt: skip
-    body = header + struct.pack("<22d", *[0.0] * 22)
-    body = body.ljust(offset2, b"\x00")
-    for number, frame in list(enumerate(counts.reshape(-1, edge, edge)))[:whole]:
-        body += b"\xaa\x55" + struct.pack("<I", number) + frame.tobytes()
-    path.write_bytes(body + b"\x00" * trailing)
-    return path
+    return (header + struct.pack("<22d", *[0.0] * 22)).ljust(offset2, b"\x00")
 
 
 EMPAD_NEW = (

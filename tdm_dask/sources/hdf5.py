@@ -13,10 +13,13 @@ from ..blocks import RawFrames, Source
 from ..errors import SourceError, TdmError
 from .array_scan import Located, about_chunks, detector_of, fill_array, scan_dims
 from .axis_order import DETECTOR_FIRST
-from .stacks import DetectorFirst, JoinedFrames, StackSource, chunk_of
+from .stacks import DetectorFirst, Exchanged, JoinedFrames, StackSource, chunk_of
 from .vendor import FileState, Request, check_dtype, file_state, storage_dtype
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+
+# Where (y, x, ky, kx) are in arrays (ky, kx, y, x) and (kx, ky, x, y).
+_DETECTOR_FIRST = (DETECTOR_FIRST, (3, 2, 1, 0))
 
 # Deeper groups than these are no measurement, and may be a link that leads back.
 _DEEPEST = 16
@@ -137,10 +140,7 @@ def dataset_source(
     if dataset.external and (len(states) > 1 or order):
         raise SourceError(f"{request.name} keeps its counts in several raw files; write them into one array.")
     offset = None if dataset.is_virtual else dataset.external[0][1] if dataset.external else dataset.id.get_offset()
-    if offset is not None and order == DETECTOR_FIRST and not states:
-        offset += sum(leading) * math.prod(shape) * dtype.itemsize
-        source = DetectorFirst(str(request.path), (*filling.shape, *detector), storage_dtype(dtype).str, offset)
-    elif offset is not None and not order:
+    if offset is not None and not order:
         # Not chunked: plain frames, which need no HDF5 library (and not its lock) to be read.
         offset += sum(leading) * math.prod(shape) * dtype.itemsize
         stored = storage_dtype(dtype)
@@ -149,6 +149,15 @@ def dataset_source(
             source = JoinedFrames((line,), (*filling.shape, *detector), states, filling.order)
         else:
             source = filling.raw_frames(str(request.path), detector, stored, offset=offset)
+    elif offset is not None and order in _DETECTOR_FIRST and not states:
+        offset += sum(leading) * math.prod(shape) * dtype.itemsize
+        dtype = storage_dtype(dtype)
+        ny, nx, nky, nkx = (*filling.shape, *detector)
+        source = (
+            DetectorFirst(str(request.path), (ny, nx, nky, nkx), dtype.str, offset)
+            if order == DETECTOR_FIRST
+            else Exchanged(DetectorFirst(str(request.path), (nx, ny, nkx, nky), dtype.str, offset))
+        )
     else:
         flat = len(shape) == 3
         chunks = None if dataset.chunks is None else dataset.chunks[len(leading) :]

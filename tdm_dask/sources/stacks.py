@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -173,6 +173,39 @@ class DetectorFirst(Source):
 
 
 @dataclass(frozen=True)
+class Exchanged(Source):
+    """Another source with both pairs of axes exchanged: its (x, y, kx, ky) are read as (y, x, ky, kx)."""
+
+    source: Source
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
+        nx, ny, nkx, nky = self.source.shape
+        return ny, nx, nky, nkx
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        return self.source.dtype
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        x, y = self.source.tile
+        return y, x
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        return np.ascontiguousarray(self.read_as_stored(slice(y0, y1), slice(x0, x1), Buffers()))
+
+    def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
+        return self.source.read_as_stored(x, y, buffers).transpose(1, 0, 3, 2)
+
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        turned = (None if flags is None else flags.T for flags in (used, pixels))
+        for block in self.source.blocks((window[1], window[0]), *turned):
+            counts = np.ascontiguousarray(block.counts.transpose(1, 0, 3, 2))
+            yield Block(block.x, block.y, block.kx, block.ky, counts)
+
+
+@dataclass(frozen=True)
 class PartialScan(Source):
     """A scan of which only the first probe positions have a pattern in the file; the others read as zeros.
 
@@ -306,8 +339,22 @@ class StackSource(Source):
         index = (*scan, slice(None), slice(None))
         if not self.order:
             return self.load(counts[(*self.leading, *index)])
+        if self.chunk == (1, 1) and self.order[-1] < self.order[0]:
+            return self._one_by_one(counts, *scan)
         in_file = tuple(index[self.order.index(i)] for i in range(len(index)))
         return self.load(counts[(*self.leading, *in_file)]).transpose(self.order)
+
+    def _one_by_one(self, counts: Any, *scan: slice) -> np.ndarray:
+        """The same where patterns lie apart in a file with the detector first: HDF5 would spread each over all."""
+        ranges = [range(s.start, s.stop) for s in scan]
+        out = np.empty((*map(len, ranges), *self.shape[2:]), self.file_dtype)
+        turned = self.order[-2] > self.order[-1]
+        for pattern, at in zip(out.reshape(-1, *self.shape[2:]), product(*ranges), strict=True):
+            index = (*at, slice(None), slice(None))
+            in_file = tuple(index[self.order.index(i)] for i in range(len(index)))
+            found = self.load(counts[(*self.leading, *in_file)])
+            pattern[...] = found.T if turned else found
+        return out
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         ny, nx, nky, nkx = self.shape
@@ -360,11 +407,14 @@ def chunk_of(
     --------
     >>> chunk_of((4, 8, 64, 64), 100, flat=False), chunk_of((300, 64, 64), 100, flat=True)
     ((4, 8), (3, 100))
+    >>> chunk_of((20, 64, 64), 100, flat=True), chunk_of((30, 64, 64), 100, flat=True)
+    ((1, 20), (1, 100))
     """
     if chunks is None:
         return 1, 1
     if not flat:
         return chunks[order[0]], min(chunks[order[1]], nx)
-    # A chunk of frames that ends within a line is decompressed for both of the blocks that share it.
+    # A chunk of frames that ends within a line is decompressed for both of the blocks that share it; whole lines share
+    # the fewest.
     frames = chunks[order[0]]
-    return max(1, math.ceil(frames / nx)), min(frames, nx)
+    return math.ceil(frames / nx), frames if nx % frames == 0 else nx

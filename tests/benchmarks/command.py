@@ -10,12 +10,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from . import memory
 from .cases import CASES, Case
 from .data import SCALES, Data
+from .memory import FORMATS
 from .rounds import Outcome, run_case
 from .tables import conditions, contestant_rows, figure_rows, report
 
@@ -25,7 +28,10 @@ Everyone does the same jobs in one run, in turn, on the same cores, and the answ
 is left out. LiberTEM comes with the extra "bench". py4DSTEM asks for an older NumPy than it needs:
     pip install emdfile ncempy mpire pylops colorspacious gdown scikit-learn scikit-optimize dill
     pip install --no-deps py4DSTEM
-At full scale this takes about 20 minutes, 11 GB of disk and 12 GB of memory. Linux only."""
+At full scale this takes about 20 minutes, 11 GB of disk and 12 GB of memory. Linux only.
+
+With --memory, files of 16 GB are made instead, one for each format, and converted by two workers: what is printed is
+the peak memory. That takes about an hour and 25 GB of disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python tests/benchmarks", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help=f"of {', '.join(CASES)}")
+    parser.add_argument(
+        "--memory", nargs="*", choices=FORMATS, metavar="FORMAT", help=f"all, or of {', '.join(FORMATS)}"
+    )
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each contestant (default: 5)")
     parser.add_argument("--scale", choices=SCALES, default="full", help="size of the data (default: full)")
     parser.add_argument("--folder", type=Path, help="where the data are made and kept (default: a temporary folder)")
@@ -46,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="tdm-benchmarks-") as temporary:
         folder = (options.folder or Path(temporary)) / options.scale
+        if options.memory is not None:
+            return _memory(options.memory or list(FORMATS), folder, options.scale, about, options.json)
         results = run_cases(options.only or list(CASES), folder, Path(temporary), options.scale, options.runs)
     print(report(about, results))
     if options.json is not None:
@@ -55,6 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for sentence in failures:
         print(f"FAILED: {sentence}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _memory(names: Sequence[str], folder: Path, scale: str, about: dict[str, Any], json_file: Path | None) -> int:
+    """Measure the peak memory of conversions and print the table; 1 where one of them failed, else 0."""
+    console = Console(stderr=True, soft_wrap=True)
+    found = memory.measure_all(names, folder, scale, lambda words: console.print(words, highlight=False))
+    print(memory.report(about, found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(about | {"conversions": memory.rows(found)}, indent=1))
+    problems = [f"{m.name}: {m.problem}" for m in found if m.problem]
+    for problem in problems:
+        print(f"FAILED: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def run_cases(

@@ -90,7 +90,7 @@ def report(about: dict[str, Any], results: Results) -> str:
     parts = [
         f"{about['date']}, {about['processor']}, {about['cores']} cores, Python {about['python']}; {versions}. "
         f"`{about['command']}` ({about['scale']} scale, {about['rounds']} rounds)",
-        _table(
+        table(
             ("case", "figure", "wanted", "measured", "met"),
             [
                 (
@@ -103,7 +103,7 @@ def report(about: dict[str, Any], results: Results) -> str:
                 for row in figure_rows(results)
             ],
         ),
-        _table(
+        table(
             ("case", "contestant", "cores", "seconds", "GB/s", "GB read", "peak MB", "time over ours", "of the limit"),
             [
                 (
@@ -131,7 +131,7 @@ def report(about: dict[str, Any], results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

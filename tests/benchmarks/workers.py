@@ -21,7 +21,7 @@ import psutil
 if TYPE_CHECKING:
     from .contestant import Contestant
 
-# Seconds that a contestant may take for one run.
+# Seconds that a contestant may take for one run, if nothing else is said.
 PATIENCE = 300
 # Part of the memory that is free when a worker starts which it may take.
 MEMORY_SHARE = 0.8
@@ -58,9 +58,12 @@ class Worker:
     contestant : Contestant
     log : path
         What its libraries print goes there.
+    patience : float
+        Seconds that it may take for one run.
     """
 
-    def __init__(self, contestant: Contestant, log: Path) -> None:
+    def __init__(self, contestant: Contestant, log: Path, patience: float = PATIENCE) -> None:
+        self._patience = patience
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, contestant.cores, log))
@@ -78,19 +81,26 @@ class Worker:
         """
         return self._ask(answer)
 
+    @property
+    def pid(self) -> int:
+        """The process; others that it started are below it."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def close(self) -> None:
         """Let the process end."""
         self._pipe.close()
         self._process.join(10)
         if self._process.is_alive():
-            for process in _tree(self._process.pid):
+            for process in process_tree(self._process.pid):
                 process.kill()
             self._process.join()
 
     def _ask(self, message: object) -> Run:
         try:
             self._pipe.send(message)
-            reply = self._pipe.recv() if self._pipe.poll(PATIENCE) else f"it did not finish in {PATIENCE} s"
+            in_time = self._pipe.poll(self._patience)
+            reply = self._pipe.recv() if in_time else f"it did not finish in {self._patience} s"
         except (EOFError, BrokenPipeError):
             reply = "its process died"
         except BaseException:
@@ -115,7 +125,7 @@ def _serve(pipe: Connection, cores: int, log: Path) -> None:
     contestant: Contestant = pipe.recv()
     try:
         contestant.prepare()
-        baseline = sum(_status(p, "VmRSS") for p in _tree())
+        baseline = sum(status_bytes(p.pid, "VmRSS") for p in process_tree())
         contestant.load()
         pipe.send(None)
         while True:
@@ -133,21 +143,21 @@ def _measured(contestant: Contestant, baseline: int, answer: Path | None) -> Run
     import numpy as np
 
     contestant.settle()
-    processes = _tree()
+    processes = process_tree()
     for process in processes:
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak starts anew
     before = _bytes_read(processes)
     start = time.perf_counter()
     result = contestant.run()
     seconds = time.perf_counter() - start
-    run = Run(seconds, _bytes_read(processes) - before, sum(_status(p, "VmHWM") for p in processes) - baseline)
+    run = Run(seconds, _bytes_read(processes) - before, sum(status_bytes(p.pid, "VmHWM") for p in processes) - baseline)
     if answer is not None:
         np.savez(answer, **result)
     contestant.tidy()
     return run
 
 
-def _tree(pid: int | None = None) -> list[psutil.Process]:
+def process_tree(pid: int | None = None) -> list[psutil.Process]:
     """A process and everything that it started."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
@@ -157,9 +167,9 @@ def _bytes_read(processes: Sequence[psutil.Process]) -> int:
     return sum(p.io_counters().read_chars for p in processes)
 
 
-def _status(process: psutil.Process, field: str) -> int:
+def status_bytes(pid: int, field: str) -> int:
     """A size in bytes from what the kernel says about a process."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     return 0
