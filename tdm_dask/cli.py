@@ -151,10 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @tdm.command()
-@click.option("--out", type=local, default=Path("tdm-demo"), show_default=True, help="Folder for the results.")
+@click.option(
+    "--out", type=Place(), default=Path("tdm-demo"), show_default=True, help="Folder or s3:// address for the results."
+)
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
 @computing
-def demo(out: Path, overwrite: bool, **session: Any) -> int:
+def demo(out: str | Path, overwrite: bool, **session: Any) -> int:
     """Run the whole job on the sample that ships with the package.
 
     A Merlin file of LiFePO4 [001] is converted and calibrated; ABF and ADF images, masks and images of every
@@ -166,10 +168,10 @@ def demo(out: Path, overwrite: bool, **session: Any) -> int:
 
 @tdm.command("run")
 @click.argument("recipe", type=local)
-@click.option("--out", type=local, help="Folder for the results. [default: RECIPE-results, here]")
+@click.option("--out", type=Place(), help="Folder or s3:// address for the results. [default: RECIPE-results, here]")
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
 @computing
-def run_command(recipe: Path, out: Path | None, overwrite: bool, **session: Any) -> int:
+def run_command(recipe: Path, out: str | Path | None, overwrite: bool, **session: Any) -> int:
     """Run a whole analysis from one readable file: a zarr store of results, figures and a report that stands
     alone.
 
@@ -179,17 +181,18 @@ def run_command(recipe: Path, out: Path | None, overwrite: bool, **session: Any)
     return run(lambda stage: _run_recipe(recipe, folder, overwrite, stage), **session)
 
 
-def _run_recipe(recipe: Path, out: Path, overwrite: bool, stage: Stage) -> Output:
+def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -> Output:
     from .recipe import run_recipe
 
     result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
     from .report import write_report
+    from .storage import within
 
     with stage("report"):
         report = write_report(result)
     lines = [
         f"Report:   {report.page}",
-        f"Figures:  {result.out / 'figures'} ({len(report.figures)} PNG)",
+        f"Figures:  {within(result.out, 'figures')} ({len(report.figures)} PNG)",
         f"Counts:   {result.store}",
         f"Results:  {result.results}",
     ]
@@ -223,7 +226,7 @@ def info(path: str | Path, **options: Any) -> int:
 
 
 @tdm.command()
-@click.argument("source", type=local)
+@click.argument("source", type=Place())
 @click.argument("store", type=Place())
 @layout
 @calibration
@@ -231,7 +234,7 @@ def info(path: str | Path, **options: Any) -> int:
 @click.option("--resume", "start", flag_value="resume", default="resume", help="Go on with a conversion that stopped.")
 @click.option("--overwrite", "start", flag_value="overwrite", help="Replace what is in STORE.")
 @computing
-def convert(source: Path, store: str | Path, start: str, compression: str, **options: Any) -> int:
+def convert(source: str | Path, store: str | Path, start: str, compression: str, **options: Any) -> int:
     """Convert a vendor file to a store.
 
     A conversion that was stopped is taken up where it was when the same command runs again.
@@ -244,7 +247,7 @@ def convert(source: Path, store: str | Path, start: str, compression: str, **opt
         from .conversion import stack_stores
         from .describe import describe
 
-        nbytes = source.stat().st_size if source.is_file() else None
+        nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
         keywords = options | {
             "compression": None if compression == "none" else compression,
             "overwrite": start == "overwrite",
@@ -340,10 +343,10 @@ def descan(store: str | Path, clear: bool, **session: Any) -> int:
 @tdm.command()
 @click.argument("store", type=Place())
 @click.option("--detector", required=True, help="bf, bf:10, abf:11:23.5, adf:30:60, haadf:70:150, ... in mrad.")
-@click.option("--out", type=local, required=True, help="File to write: .png, .tif, .npy or .zarr.")
+@click.option("--out", type=Place(), required=True, help="File to write: .png, .tif, .npy or .zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @computing
-def image(store: str | Path, detector: str, out: Path, overwrite: bool, **session: Any) -> int:
+def image(store: str | Path, detector: str, out: str | Path, overwrite: bool, **session: Any) -> int:
     """Make a virtual image: the counts of a detector at every probe position."""
 
     def work(stage: Stage) -> Output:
@@ -352,12 +355,12 @@ def image(store: str | Path, detector: str, out: Path, overwrite: bool, **sessio
         from .detectors import parse_detector
         from .image_file import check_image_path, write_image
 
-        check_image_path(out, overwrite)
+        file = check_image_path(out, overwrite)
         counts = tdm_dask.open(store)
         mask = parse_detector(detector, counts)
         with stage(detector, counts.nbytes):
             made = tdm_dask.apply_mask(counts, mask).compute()
-        write_image(made, out, title=detector)
+        write_image(made, file, title=detector)
         shape = " × ".join(str(size) for size in made.shape)
         return Output(f"{out}: {shape}, {detector}", {"out": out, "shape": made.shape, "detector": detector})
 

@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ from .reductions import State
 from .regions import crop as crop_counts
 from .repeats import repeated
 from .sampling import check_space
-from .shards import COMPRESSIONS
+from .shards import COMPRESSIONS, ahead
 from .sources import open_vendor
 from .statistics import flagged_pixels, valid_patterns, valid_pixels
 from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing
@@ -66,6 +66,8 @@ from .store import SIDECARS
 _LAYOUT = tuple(name for name in inspect.signature(open_vendor).parameters if name not in ("path", "frame"))
 # Temporary files of this package and of zarr, which a writer that was killed leaves behind.
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
+# Small objects of one store that are read at a time, since each takes its time to arrive from a server.
+REQUESTS = 8
 
 
 def convert(
@@ -98,8 +100,9 @@ def convert(
 
     Parameters
     ----------
-    source : path or DataArray
-        A vendor's file, or labelled counts: in memory, of an opened file or store, or any lazy expression.
+    source : path, URL or DataArray
+        A vendor's file, the address of a store, or labelled counts: in memory, of an opened file or store, or any lazy
+        expression.
     store : path, URL or zarr store object
         Where to write.
     scan_shape, frame, detector_shape, dtype, offset, gap, flyback, skip_first, allow_partial, detector_first
@@ -154,6 +157,8 @@ def convert(
     layout |= trim
     given = {name: value for name, value in layout.items() if value is not None}
     metadata: dict[str, Any] = {}
+    if not isinstance(source, xr.DataArray) and "://" in os.fspath(source):
+        source = stores.open_store(source)
     paths: tuple[str, ...] = ()
     if isinstance(source, xr.DataArray):
         if given:
@@ -381,7 +386,10 @@ def _write(backend: Store, counts: xr.DataArray, paths: tuple[str, ...], attribu
     _sweep_partial(backend)
     path = paths[0] if paths else None
     job = Job(array, source, path, attributes["source"], valid_patterns(counts), flagged_pixels(counts), paths[1:])
-    pending = [s for s in array.shards() if not is_written(job, s)]
+    begun = set(list_keys(backend, SIDECARS))
+    resumed = [s for s in array.shards() if job.sidecar(s) in begun]
+    whole = dict(zip(resumed, ahead([partial(is_written, job, s) for s in resumed], REQUESTS), strict=True))
+    pending = [s for s in array.shards() if not whole.get(s, False)]
     if isinstance(backend, LocalStore):
         check_space(Path(backend.root), array, pending, source)
     convert_task, check_task = (dask.delayed(task, pure=False) for task in (convert_shards, check_shard))
@@ -416,8 +424,8 @@ def _complete(backend: Store, job: Job) -> None:
     maximum = np.full(array.shape[2:], lowest(array.dtype), array.dtype)
     marks = np.zeros(array.shape[:2], np.uint64)
     states: list[State] = []
-    for shard in array.shards():
-        sums = read_sums(job, shard)
+    shards = list(array.shards())
+    for shard, sums in zip(shards, ahead([partial(read_sums, job, s) for s in shards], REQUESTS), strict=True):
         if sums is None:
             raise CorruptStoreError(
                 f"The {array.describe(shard)} has lost the sums of its source; call the same conversion again, which "

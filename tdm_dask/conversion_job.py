@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 
 from . import kernels
 from .blocks import Block, Crop, RawFrames, Source
-from .errors import CorruptStoreError, SourceError, TdmError
+from .errors import CorruptStoreError, SourceError, StoreError, TdmError
 from .memory import Buffers, read_only
 from .reductions import Moments, State
 from .repeats import pattern_marks
@@ -170,8 +170,8 @@ def _convert_shard(job: Job, shard: tuple[int, ...], read: Callable[[slice, slic
         finished = sums.finish()
     check_unchanged(job)
     with writing(name_of(array.store)):
-        put(array.store, job.sidecar(shard), [_pack({**finished, "stored_bytes": sum(map(len, pieces))})])
-        put(array.store, array.key(shard), pieces)
+        put(array.store, job.sidecar(shard), _pack({**finished, "stored_bytes": sum(map(len, pieces))}))
+        put(array.store, array.key(shard), *pieces)
 
 
 def check_shard(job: Job, shard: tuple[int, ...], written: object) -> str | None:
@@ -217,6 +217,8 @@ def _problem(job: Job, shard: tuple[int, ...]) -> str | None:
             found = sums.finish()
     except CorruptStoreError:
         return "has a wrong checksum"
+    except StoreError:
+        raise  # it is the server that does not answer, and the shard may be whole
     except OSError as error:
         return f"cannot be kept or read ({reason_of(error)})"
     if array.dtype.kind == "f":  # made of sums that may be rounded otherwise

@@ -80,5 +80,9 @@ class DiskFullError(StoreError):
     """The disk of a store is full; what was written so far is kept."""
 
 
+class UnreachableStoreError(StoreError):
+    """The server of a store cannot be reached or does not answer; what was finished is kept."""
+
+
 class WorkerLostError(TdmError, OSError):
     """Workers of a cluster were lost while computing; finished stages are kept."""

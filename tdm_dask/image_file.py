@@ -14,14 +14,17 @@ from .errors import InputError
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".zarr")
 
 
-def check_image_path(path: Path, overwrite: bool = False) -> None:
-    """Raise InputError unless an image can be written to `path`; nothing is computed for a file that cannot
-    be.
+def check_image_path(path: str | Path, overwrite: bool = False) -> Path:
+    """The file that an image can be written to; InputError if there can be none, before anything is computed.
 
     Examples
     --------
-    >>> check_image_path(Path("adf.tif"))
+    >>> check_image_path("adf.tif").name
+    'adf.tif'
     """
+    if "://" in str(path):
+        raise InputError("An image is written to a file, not to an address; give a path, and copy the file there.")
+    path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
         raise InputError(f'{path} ends in "{path.suffix}"; images are written as {known}.')
@@ -29,6 +32,7 @@ def check_image_path(path: Path, overwrite: bool = False) -> None:
         raise InputError(f"The folder {path.parent} does not exist; make it first.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; give another name, or overwrite it on request (--overwrite).")
+    return path
 
 
 def write_image(image: xr.DataArray, path: Path, *, title: str = "") -> Path:

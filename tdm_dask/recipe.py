@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,22 +20,27 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 import tdm_dask as tdm
 
 from .axes import DESCAN, DETECTOR, SCAN, TEMPLATE, axis_coordinate
 from .calibration import HISTORY
 from .detectors import parse_detector
-from .errors import DiskFullError, InputError, RecipeError, StoreError
+from .errors import InputError, RecipeError
 from .evaluation import correlations, cross_talk
 from .progress import Stage, silent
 from .recipe_file import Recipe, TemplatesSection, load_recipe
+from .shards import get, put
 from .sources import identity
+from .storage import list_keys, object_size, resolve, within, writing
 from .store import is_store, stored_statistics, write_calibration
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
 COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
-DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,11 @@ class RecipeResult:
     ----------
     recipe : Recipe
         As it was read and checked.
-    out : Path
-        The folder of the results.
+    out : Path or str
+        The folder of the results, or its address on S3.
     store : str or Path
         The counts that were used.
-    results : Path
+    results : Path or str
         A zarr store with one group for each stage: masks, images, evaluation.
     counts : xarray.DataArray
         The calibrated counts, lazy.
@@ -72,9 +75,9 @@ class RecipeResult:
     """
 
     recipe: Recipe
-    out: Path
+    out: str | Path
     store: str | Path
-    results: Path
+    results: str | Path
     counts: xr.DataArray
     pacbed: xr.DataArray
     masks: xr.Dataset
@@ -99,8 +102,8 @@ def run_recipe(
     ----------
     recipe : path, mapping or Recipe
         What :func:`load_recipe` takes or gives.
-    out : path
-        Folder for the results; made if its parent exists.
+    out : path or address
+        Folder for the results, made if its parent exists, or an address such as s3://bucket/results.
     overwrite : bool, default False
         Whether results of another recipe in `out` may be replaced. Results of the same recipe are taken up.
     stage : callable, optional
@@ -117,12 +120,13 @@ def run_recipe(
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     sites = _sites(plan)
     _check_detectors(plan)
-    folder = _prepare(Path(out), _depends(plan, sites), overwrite)
+    folder = str(out).rstrip("/") if "://" in str(out) else Path(out)
+    _prepare(folder, _depends(plan, sites), overwrite)
     clock = _Clock(stage)
 
     store = _open_or_convert(plan, folder, clock)
     counts, pacbed = _calibrated(plan, store, clock)
-    results = folder / RESULTS
+    results = within(folder, RESULTS)
     masks = _stored(results, "masks", lambda: _masks(plan, counts, sites, clock))
     images = _stored(results, "images", lambda: _images(plan, counts, masks, clock))
     evaluation = _stored(results, "evaluation", lambda: _evaluation(plan, masks, images))
@@ -167,20 +171,22 @@ def _depends(plan: Recipe, sites: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _prepare(folder: Path, depends: dict[str, Any], overwrite: bool) -> Path:
-    """The folder of the results, with a note of what they depend on; what depends on something else goes.
+def _prepare(folder: str | Path, depends: dict[str, Any], overwrite: bool) -> None:
+    """Make the folder of the results, with a note of what they depend on; what depends on something else goes.
 
     Counts outlive a change of the recipe, for converting them again could take hours.
     """
-    if not folder.parent.is_dir():
-        raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder for the results.")
-    folder.mkdir(exist_ok=True)
-    note = folder / NOTE
+    if isinstance(folder, Path):
+        if not folder.parent.is_dir():
+            raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; give a folder for the results.")
+        folder.mkdir(exist_ok=True)
+    place = resolve(folder, read_only=False)
+    note = get(place, NOTE)
     depends = json.loads(json.dumps(depends))
-    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-    stale = [name for name in (RESULTS, COUNTS) if (folder / name).exists() and before != depends]
+    before = None if note is None else json.loads(note.tobytes())
+    stale = [name for name in (RESULTS, COUNTS) if before != depends and list_keys(place, name)]
     if COUNTS in stale and before is not None and _same_counts(before, depends):
         stale.remove(COUNTS)
     if stale and not overwrite:
@@ -189,10 +195,10 @@ def _prepare(folder: Path, depends: dict[str, Any], overwrite: bool) -> Path:
             "overwrite them."
         )
     for name in stale:
-        shutil.rmtree(folder / name)
+        sync(place.delete_dir(name))
     text = json.dumps(depends, indent=1, sort_keys=True, ensure_ascii=False)
-    note.write_text(text + "\n", encoding="utf-8")
-    return folder
+    with writing(str(folder)):
+        put(place, NOTE, (text + "\n").encode())
 
 
 def _same_counts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -227,7 +233,7 @@ def _check_detectors(plan: Recipe) -> None:
         parse_detector(spec, pattern)
 
 
-def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> str | Path:
+def _open_or_convert(plan: Recipe, folder: str | Path, clock: _Clock) -> str | Path:
     source = plan.source_place()
     options = {key: value for key, value in dataclasses.asdict(plan.source).items() if value is not None}
     del options["path"]
@@ -235,7 +241,7 @@ def _open_or_convert(plan: Recipe, folder: Path, clock: _Clock) -> str | Path:
         if options:
             raise RecipeError(f"[source] {min(options)} does not go with the store {source}; leave it out.")
         return source
-    store = folder / COUNTS
+    store = within(folder, COUNTS)
     nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
     clock.run("convert", nbytes, lambda: tdm.convert(source, store, **options))
     return store
@@ -358,27 +364,22 @@ def _evaluation(plan: Recipe, masks: xr.Dataset, images: xr.Dataset) -> xr.Datas
     return table
 
 
-def _stored(results: Path, group: str, work: Callable[[], xr.Dataset]) -> xr.Dataset:
+def _stored(results: str | Path, group: str, work: Callable[[], xr.Dataset]) -> xr.Dataset:
     """A group of the results: read where an earlier run has finished it, else made and written whole."""
-    place = results / group
-    if not place.is_dir():
-        made = work()
-        partial = results / f".{group}.partial"
-        try:
-            zarr.open_group(results, mode="a", zarr_format=3)
-            shutil.rmtree(partial, ignore_errors=True)
-            _write(made, partial)
-            os.replace(partial, place)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise DiskFullError(
-                    f"The disk is full; {results} keeps the finished stages: make room and run again."
-                ) from error
-            raise StoreError(f"{place} cannot be written ({error.strerror or error}); check the folder.") from error
-    return xr.open_zarr(place, consolidated=False).load()
+    store = resolve(results, read_only=False)
+    if object_size(store, f"{group}/zarr.json") is None:
+        made: dict[str, Buffer] = {}
+        _write(work(), MemoryStore(made))
+        with writing(str(results)):
+            zarr.open_group(store, mode="a", zarr_format=3)
+            sync(store.delete_dir(group))
+            # A group is there once its metadata are: they come last, so that what was cut short is made again.
+            for key in sorted(made, key=lambda key: key == "zarr.json"):
+                sync(store.set(f"{group}/{key}", made[key]))
+    return xr.open_zarr(store, group=group, consolidated=False).load()
 
 
-def _write(dataset: xr.Dataset, place: Path) -> None:
+def _write(dataset: xr.Dataset, place: Store) -> None:
     plain = dataset.assign_attrs(tdm_dask=importlib.metadata.version("tdm-dask"))
     for name, variable in plain.variables.items():
         plain[name].attrs = {key: value for key, value in variable.attrs.items() if _is_json(value)}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from .axes import quantity, quantity_pair
 from .errors import RecipeError
+from .storage import check_address
 
 Quantity = float | str
 
@@ -33,6 +34,10 @@ class SourceSection:
     allow_partial: bool | None = None
     detector_first: bool | None = None
     compression: str | None = None
+
+    def __post_init__(self) -> None:
+        if "://" in self.path:
+            check_address(self.path)
 
 
 @dataclass(frozen=True)

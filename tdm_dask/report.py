@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.resources
 import platform
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,8 @@ from .axes import DETECTOR, SCAN, TEMPLATE, quantity, step_of, unit_of
 from .describe import descan_text, facts_text
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from .recipe import VIRTUAL, RecipeResult
+from .shards import put
+from .storage import resolve, within
 from .words import bytes_text
 
 METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled"}
@@ -31,9 +34,9 @@ PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettascii
 class Report:
     """Files of a report: the page, the table (None where there are no templates) and the figures by name."""
 
-    page: Path
-    table: Path | None
-    figures: dict[str, Path]
+    page: str | Path
+    table: str | Path | None
+    figures: Mapping[str, str | Path]
 
 
 def write_report(result: RecipeResult) -> Report:
@@ -49,18 +52,33 @@ def write_report(result: RecipeResult) -> Report:
     Report
         The page needs no other file and no network.
     """
-    figures = _figures(result)
-    table = _write_table(result, result.out / "cross_talk.csv") if "R" in result.evaluation else None
-    page = result.out / "report.html"
+    if isinstance(result.out, Path):
+        return _write_report(result, result.out)
+    place = resolve(result.out, read_only=False)
+    with tempfile.TemporaryDirectory() as folder:
+        made = _write_report(result, Path(folder))
+
+        def sent(file: str | Path) -> str | Path:
+            name = Path(file).relative_to(folder).as_posix()
+            put(place, name, Path(file).read_bytes())
+            return within(result.out, name)
+
+        table = None if made.table is None else sent(made.table)
+        return Report(sent(made.page), table, {name: sent(file) for name, file in made.figures.items()})
+
+
+def _write_report(result: RecipeResult, folder: Path) -> Report:
+    figures = _figures(result, folder / "figures")
+    table = _write_table(result, folder / "cross_talk.csv") if "R" in result.evaluation else None
+    page = folder / "report.html"
     skeleton = importlib.resources.files("tdm_dask").joinpath("data", "report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page.write_text(environment.from_string(skeleton).render(_content(result, figures)), encoding="utf-8")
     return Report(page, table, figures)
 
 
-def _figures(result: RecipeResult) -> dict[str, Path]:
+def _figures(result: RecipeResult, folder: Path) -> dict[str, Path]:
     """A PNG of the mean pattern, of each virtual image, of each kind's image and mask, and two overviews."""
-    folder = result.out / "figures"
     folder.mkdir(exist_ok=True)
     angle = _semi_angle(result)
     sites = result.sites if unit_of(result.counts, "x") == "angstrom" else {}
@@ -143,7 +161,7 @@ def _content(result: RecipeResult, figures: dict[str, Path]) -> dict[str, Any]:
         "recipe": result.recipe.text.strip(),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
         + f", Python {platform.python_version()}",
-        "results_name": result.results.name,
+        "results_name": Path(result.results).name,
     }
 
 

@@ -123,9 +123,9 @@ def complain(sentence: str, code: int) -> int:
 
 
 def _sentence(error: Exception, finished: list[str]) -> tuple[str, int]:
-    from .errors import DiskFullError, TdmError, WorkerLostError
+    from .errors import DiskFullError, TdmError, UnreachableStoreError, WorkerLostError
 
-    if isinstance(error, (DiskFullError, WorkerLostError)):
+    if isinstance(error, (DiskFullError, UnreachableStoreError, WorkerLostError)):
         return str(error), FAILED
     if isinstance(error, TdmError):
         return str(error), WRONG

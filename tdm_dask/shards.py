@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
@@ -43,6 +44,9 @@ GAP_BYTES = 64 * 2**10
 
 # How often a source's counts may be read for the sake of shards of the usual shape.
 _MOST_READ = 1.1
+
+# Requests for ranges of one shard that are under way while another is decoded; a store may name more of its own.
+AHEAD = 1
 
 EMPTY = np.uint64(2**64 - 1)
 _CRC = 4
@@ -323,7 +327,8 @@ class ShardedArray:
             RangeByteRequest(int(offsets[g.start]), int(offsets[g.stop - 1] + lengths[g.stop - 1])) for g in groups
         ]
         requests = [partial(get, self.store, self.key(shard), r) for r in ranges]
-        for group, byte_range, data in zip(groups, ranges, _one_ahead(requests), strict=True):
+        number = getattr(self.store, "ahead", AHEAD)
+        for group, byte_range, data in zip(groups, ranges, ahead(requests, number), strict=True):
             start, stop = byte_range.start, byte_range.end
             if data is None or len(data) < stop - start:
                 raise self._damaged(shard, "it ends before the inner chunks that its index lists")
@@ -474,7 +479,7 @@ def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
     return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
 
 
-def put(store: Store, key: str, pieces: Sequence[bytes]) -> None:
+def put(store: Store, key: str, *pieces: bytes) -> None:
     """Write one object of the store, whole or not at all, from pieces that follow each other."""
     if not isinstance(store, LocalStore):
         buffer = default_buffer_prototype().buffer.from_bytes(b"".join(pieces))
@@ -492,14 +497,14 @@ def put(store: Store, key: str, pieces: Sequence[bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _one_ahead(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
-    """What each call gives; the next one is under way while a result is used."""
-    with ThreadPoolExecutor(1) as executor:
-        coming: list[Future[T]] = []
+def ahead(calls: Iterable[Callable[[], T]], number: int) -> Iterator[T]:
+    """What each call gives, in order; so many of the next are under way while a result is used."""
+    with ThreadPoolExecutor(number) as executor:
+        coming: deque[Future[T]] = deque()
         for call in calls:
             coming.append(executor.submit(call))
-            if len(coming) == 2:
-                yield coming.pop(0).result()
+            if len(coming) > number:
+                yield coming.popleft().result()
         yield from (future.result() for future in coming)
 
 

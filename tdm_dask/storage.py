@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from .errors import DiskFullError, StoreError, TdmError
+from .errors import DiskFullError, InputError, StoreError, TdmError
 
 StoreLike = str | os.PathLike[str] | Store
 
@@ -25,15 +25,40 @@ def resolve(store: StoreLike, *, read_only: bool = True) -> Store:
         return store
     text = os.fspath(store)
     if "://" in text:
-        from zarr.storage import FsspecStore
-
+        check_address(text)
         try:
+            if text.startswith(("s3://", "s3a://")):
+                from .s3_store import S3Store
+
+                return S3Store(text, read_only=read_only)
+            from zarr.storage import FsspecStore
+
             return FsspecStore.from_url(text, read_only=read_only)
         except ImportError as error:
             raise StoreError(
                 f'{text} needs a package that is not installed ({error}); install "tdm-dask[s3]".'
             ) from None
     return LocalStore(Path(text), read_only=read_only)
+
+
+def check_address(url: str) -> None:
+    """Raise InputError for the address of a store that holds credentials, or is none; the message repeats neither.
+
+    Examples
+    --------
+    >>> check_address("s3://bucket/scan.zarr")
+    """
+    scheme, _, rest = url.partition("://")
+    host, colon, port = rest.split("/")[0].partition(":")
+    on_s3 = scheme in ("s3", "s3a")
+    # A secret may hold slashes: then what is before the first one looks like a bucket or host with a port.
+    if "@" in host + port or (colon and (on_s3 or not port.isdigit())) or (on_s3 and "?" in rest):
+        raise InputError(
+            f"An address that begins with {scheme}:// holds credentials or options; give them in the environment "
+            "(AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL), and the bare address."
+        )
+    if on_s3 and not host:
+        raise InputError("The address names no bucket; expected one such as s3://bucket/scan.zarr.")
 
 
 @contextmanager
@@ -88,6 +113,17 @@ def object_size(store: Store, key: str) -> int | None:
         return sync(store.getsize(key))
     except FileNotFoundError:
         return None
+
+
+def within(folder: str | Path, name: str) -> str | Path:
+    """The place of a file or store in a folder, or under an address.
+
+    Examples
+    --------
+    >>> within("s3://bucket/results", "report.html")
+    's3://bucket/results/report.html'
+    """
+    return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
 
 
 def to_json(value: Any) -> Any:

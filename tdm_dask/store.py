@@ -98,11 +98,13 @@ def open_store(store: StoreLike) -> xr.DataArray:
     """
     backend = resolve(store)
     try:
-        group = zarr.open_group(backend, mode="r")
+        group = zarr.open_group(backend, mode="r", zarr_format=3)
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise StoreError(
             f"{name_of(store)} is not a zarr group ({error}); expected a store written by tdm convert."
         ) from None
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(
             f"{name_of(store)} cannot be read ({reason_of(error)}); check the path and its permissions."
@@ -381,6 +383,8 @@ def _verify_shard(
         index = array.read_index(shard)
     except CorruptStoreError as error:
         return str(error)
+    except StoreError:
+        raise  # it is the server that does not answer, and the shard may be whole
     except OSError as error:
         return f"The {array.describe(shard)} cannot be read ({reason_of(error)})."
     lengths = index[..., 1][array.overlapping(shard) & (index[..., 1] != EMPTY)]

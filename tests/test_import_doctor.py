@@ -365,8 +365,8 @@ def test_every_file_of_a_scan_is_watched_to_the_end(tmp_path, monkeypatch, kind,
     done = []
     put = conversion_job.put
 
-    def watch(store, key, data):
-        put(store, key, data)
+    def watch(store, key, *pieces):
+        put(store, key, *pieces)
         if "/c/" in key:
             done.append(key)
             if len(done) == (after or 4):

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 LAYERS = [
     {"errors", "axes", "words"},
     {"kernels", "memory", "shards"},
-    {"blocks", "storage", "resources"},
+    {"blocks", "storage", "resources", "s3_store"},
     {"lazy", "reductions", "shifts", "sources", "faults", "repeats"},
     {"sampling"},
     {"passes"},

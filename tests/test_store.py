@@ -267,7 +267,7 @@ def test_our_shards_are_what_zarr_reads(case, seed):
     array = empty_array(*case, MemoryStore())
     ours = sharded_array(array)
     for shard in ours.shards():
-        put(ours.store, ours.key(shard), ours.encode_shard(shard, lambda y, x: counts[y, x]))
+        put(ours.store, ours.key(shard), *ours.encode_shard(shard, lambda y, x: counts[y, x]))
     np.testing.assert_array_equal(array[...], counts)
 
 
