@@ -170,26 +170,53 @@ def demo(out: str | Path, overwrite: bool, **session: Any) -> int:
 @click.argument("recipe", type=local)
 @click.option("--out", type=Place(), help="Folder or s3:// address for the results. [default: RECIPE-results, here]")
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
+@click.option("--dry-run", is_flag=True, help="Say what it will read, need and take, as tdm plan does.")
 @computing
-def run_command(recipe: Path, out: str | Path | None, overwrite: bool, **session: Any) -> int:
+def run_command(recipe: Path, out: str | Path | None, overwrite: bool, dry_run: bool, **session: Any) -> int:
     """Run a whole analysis from one readable file: a zarr store of results, figures and a report that stands
     alone.
 
     Stages that an earlier run of the same recipe finished are taken up.
     """
     folder = Path(f"{recipe.stem}-results") if out is None else out
+    if dry_run:
+        return run(lambda stage: _plan_recipe(recipe, folder, stage), **session)
     return run(lambda stage: _run_recipe(recipe, folder, overwrite, stage), **session)
 
 
+@tdm.command("plan")
+@click.argument("recipe", type=local)
+@click.option("--out", type=Place(), help="Folder or s3:// address for the results. [default: RECIPE-results, here]")
+@computing
+def plan_command(recipe: Path, out: str | Path | None, **session: Any) -> int:
+    """Say what a recipe will read, need and take on these workers, before anything runs.
+
+    Every stage is tried for a few seconds on a part of the scan. A run that cannot fit is refused, with what would.
+    """
+    folder = Path(f"{recipe.stem}-results") if out is None else out
+    return run(lambda stage: _plan_recipe(recipe, folder, stage), **session)
+
+
+def _plan_recipe(recipe: Path, out: str | Path, stage: Stage) -> Output:
+    from .plan import plan_recipe
+
+    plan = plan_recipe(recipe, out, stage=stage)
+    plan.check()
+    return Output(plan.text(), plan.data())
+
+
 def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -> Output:
+    from .plan import plan_recipe
     from .recipe import run_recipe
 
+    plan = plan_recipe(recipe, out, stage=stage)
+    plan.check()
     result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
     from .report import write_report
     from .storage import within
 
     with stage("report"):
-        report = write_report(result)
+        report = write_report(result, plan)
     lines = [
         f"Report:   {report.page}",
         f"Figures:  {within(result.out, 'figures')} ({len(report.figures)} PNG)",
@@ -202,6 +229,7 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) ->
         "store": result.store,
         "results": result.results,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "plan": plan.data(),
     }
     if report.table is not None:
         lines.append(f"Table:    {report.table}")

@@ -20,7 +20,7 @@ Stage = Callable[..., AbstractContextManager[None]]
 POLL_SECONDS = 0.3
 
 
-def silent(name: str, nbytes: int | None = None) -> AbstractContextManager[None]:
+def silent(name: str, nbytes: int | None = None, *, kept: bool = True) -> AbstractContextManager[None]:
     """A stage that shows nothing: the default where the package is used from Python.
 
     Examples
@@ -141,7 +141,7 @@ class ProgressBars:
         self._progress.stop()
 
     @contextmanager
-    def stage(self, name: str, nbytes: int | None = None) -> Iterator[None]:
+    def stage(self, name: str, nbytes: int | None = None, *, kept: bool = True) -> Iterator[None]:
         """Count the dask tasks that run inside the block as the stage `name`.
 
         Parameters
@@ -150,10 +150,12 @@ class ProgressBars:
             Shown before the bar.
         nbytes : int, optional
             Bytes of counts that the stage reads, for its rate.
+        kept : bool, default True
+            Whether what the stage makes is kept: then it is among those that were finished.
         """
         if not self.enabled:
             yield
-            self.finished.append(name)
+            self.finished += [name] * kept
             return
         bar = self._progress.add_task(name, total=None, nbytes=nbytes)
 
@@ -163,6 +165,6 @@ class ProgressBars:
         client = active_client()
         with _LocalTasks(show) if client is None else _poll_cluster(client, show):
             yield
-        self.finished.append(name)
+        self.finished += [name] * kept
         total = self._progress.tasks[bar].total or 1
         self._progress.update(bar, completed=total, total=total)

@@ -33,11 +33,11 @@ from .detectors import parse_detector
 from .errors import InputError, RecipeError
 from .evaluation import correlations, cross_talk
 from .progress import Stage, silent
-from .recipe_file import Recipe, TemplatesSection, load_recipe
+from .recipe_file import Recipe, load_recipe
 from .shards import get, put
 from .sources import identity
 from .storage import list_keys, object_size, resolve, within, writing
-from .store import is_store, stored_statistics, write_calibration
+from .store import is_complete, is_store, stored_statistics, write_calibration
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
 COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
@@ -87,6 +87,103 @@ class RecipeResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Request:
+    """A recipe, checked as far as it can be before its counts are opened, and its sites.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    sites : dict of str to array
+        (y, x) in angstrom.
+    """
+
+    recipe: Recipe
+    sites: Mapping[str, np.ndarray]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the templates."""
+        asked = self.recipe.templates
+        return [] if asked is None else [*self.sites, *([asked.all_name] if asked.all_name else [])]
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a vendor file is converted: arguments of `tdm_dask.convert`."""
+        given = dataclasses.asdict(self.recipe.source)
+        return {key: value for key, value in given.items() if value is not None and key != "path"}
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """What is known: arguments of `tdm_dask.calibrate`."""
+        given = dataclasses.asdict(self.recipe.calibration)
+        return {key: value for key, value in given.items() if value is not None and key != "descan"}
+
+    @property
+    def scan_region(self) -> tuple[slice, ...] | None:
+        region = self.recipe.masks.scan_region
+        return None if region is None else tuple(slice(*region.get(dim, (None,))) for dim in SCAN)
+
+    def detector_region(self, counts: xr.DataArray) -> xr.DataArray | None:
+        """Where masks may have weights."""
+        within = self.recipe.masks.within
+        return None if within is None else parse_detector(within, counts)
+
+    def templates(self, counts: xr.DataArray) -> xr.DataArray:
+        """Templates (template, y, x) of the sites."""
+        asked = self.recipe.templates
+        assert asked is not None
+        if asked.sigma is not None:
+            return tdm.gaussian_template(counts, self.sites, sigma=asked.sigma, all_name=asked.all_name)
+        assert asked.radius is not None
+        return tdm.binary_template(counts, self.sites, radius=asked.radius, all_name=asked.all_name)
+
+
+def read_request(recipe: str | Path | Mapping[str, Any] | Recipe) -> Request:
+    """Read a recipe and its sites, and check them.
+
+    Raises
+    ------
+    RecipeError
+        If something in them is wrong.
+    InputError
+        If there is no such file.
+    """
+    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    request = Request(plan, _sites(plan))
+    _check_detectors(plan)
+    if is_store(plan.source_place()) and request.reading:
+        raise RecipeError(
+            f"[source] {min(request.reading)} does not go with the store {plan.source_place()}; leave it out."
+        )
+    return request
+
+
+def _sites(plan: Recipe) -> dict[str, np.ndarray]:
+    if plan.templates is None:
+        return {}
+    given = plan.templates.sites
+    found = tdm.read_sites(plan.path_of(given)) if isinstance(given, str) else given
+    kinds = plan.templates.kinds
+    missing = [kind for kind in kinds or () if kind not in found]
+    if missing:
+        raise RecipeError(f'[templates] kinds names "{missing[0]}"; the sites are of {", ".join(found)}.')
+    chosen = {str(kind): np.asarray(found[kind], dtype=np.float64) for kind in (kinds or found)}
+    clash = sorted(set(plan.detectors) & {*chosen, plan.templates.all_name or ""})
+    if clash:
+        raise RecipeError(f'"{clash[0]}" names a detector and a template; rename one of them.')
+    return chosen
+
+
+def _check_detectors(plan: Recipe) -> None:
+    """Raise for a detector that is misspelt now, not after hours of conversion."""
+    angles = {dim: axis_coordinate(dim, 81, 50.0, -2000.0, "mrad") for dim in DETECTOR}
+    pattern = xr.DataArray(np.zeros((81, 81)), angles, DETECTOR, attrs={"semi_angle_mrad": 100.0})
+    within = [] if plan.masks.within is None else [plan.masks.within]
+    for spec in (*plan.detectors.values(), *within):
+        parse_detector(spec, pattern)
+
+
 def run_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,
@@ -117,17 +214,16 @@ def run_recipe(
     InputError, SourceError, StoreError
         If the counts or sites that it names cannot be used.
     """
-    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    sites = _sites(plan)
-    _check_detectors(plan)
-    folder = str(out).rstrip("/") if "://" in str(out) else Path(out)
-    _prepare(folder, _depends(plan, sites), overwrite)
+    request = read_request(recipe)
+    plan = request.recipe
+    folder = results_place(out)
+    _prepare(folder, _depends(request), overwrite)
     clock = _Clock(stage)
 
-    store = _open_or_convert(plan, folder, clock)
-    counts, pacbed = _calibrated(plan, store, clock)
+    store = _open_or_convert(request, folder, clock)
+    counts, pacbed = _calibrated(request, store, clock)
     results = within(folder, RESULTS)
-    masks = _stored(results, "masks", lambda: _masks(plan, counts, sites, clock))
+    masks = _stored(results, "masks", lambda: _masks(request, counts, clock))
     images = _stored(results, "images", lambda: _images(plan, counts, masks, clock))
     evaluation = _stored(results, "evaluation", lambda: _evaluation(plan, masks, images))
     return RecipeResult(
@@ -140,9 +236,33 @@ def run_recipe(
         masks=masks,
         images=images,
         evaluation=evaluation,
-        sites=sites,
+        sites=request.sites,
         seconds=clock.seconds,
     )
+
+
+def results_place(out: str | Path) -> str | Path:
+    """A folder, or an address without a slash at its end."""
+    return str(out).rstrip("/") if "://" in str(out) else Path(out)
+
+
+def finished_stages(out: str | Path, request: Request) -> tuple[str, ...]:
+    """Stages that an earlier run has finished in a folder or at an address: of "convert", "correlate" and "images".
+
+    Nothing is written, and nothing made.
+    """
+    folder = results_place(out)
+    if isinstance(folder, Path) and not folder.is_dir():
+        return ()
+    place = resolve(folder)
+    note = get(place, NOTE)
+    before, now = None if note is None else json.loads(note.tobytes()), _noted(_depends(request))
+    if before is None:
+        return ()
+    stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if before == now else {}
+    done = [name for name, group in stages.items() if object_size(place, f"{group}/zarr.json") is not None]
+    converted = is_complete(within(folder, COUNTS)) and (before == now or _same_counts(before, now))
+    return (*(["convert"] if converted else []), *done)
 
 
 class _Clock:
@@ -160,12 +280,17 @@ class _Clock:
         return result
 
 
-def _depends(plan: Recipe, sites: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _noted(depends: dict[str, Any]) -> Any:
+    """What results depend on, as it is read from its note."""
+    return json.loads(json.dumps(depends))
+
+
+def _depends(request: Request) -> dict[str, Any]:
     """What the results depend on: the recipe, its sites, the file of counts as it is now, this package."""
-    source = plan.source_place()
+    source = request.recipe.source_place()
     return {
-        "recipe": plan.asks(),
-        "sites": {kind: places.tolist() for kind, places in sites.items()},
+        "recipe": request.recipe.asks(),
+        "sites": {kind: places.tolist() for kind, places in request.sites.items()},
         "source": identity(source) if isinstance(source, Path) and source.is_file() else None,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
@@ -184,7 +309,7 @@ def _prepare(folder: str | Path, depends: dict[str, Any], overwrite: bool) -> No
         folder.mkdir(exist_ok=True)
     place = resolve(folder, read_only=False)
     note = get(place, NOTE)
-    depends = json.loads(json.dumps(depends))
+    depends = _noted(depends)
     before = None if note is None else json.loads(note.tobytes())
     stale = [name for name in (RESULTS, COUNTS) if before != depends and list_keys(place, name)]
     if COUNTS in stale and before is not None and _same_counts(before, depends):
@@ -208,50 +333,20 @@ def _same_counts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return same_file and calibrated[0] <= calibrated[1]
 
 
-def _sites(plan: Recipe) -> dict[str, np.ndarray]:
-    if plan.templates is None:
-        return {}
-    given = plan.templates.sites
-    found = tdm.read_sites(plan.path_of(given)) if isinstance(given, str) else given
-    kinds = plan.templates.kinds
-    missing = [kind for kind in kinds or () if kind not in found]
-    if missing:
-        raise RecipeError(f'[templates] kinds names "{missing[0]}"; the sites are of {", ".join(found)}.')
-    chosen = {str(kind): np.asarray(found[kind], dtype=np.float64) for kind in (kinds or found)}
-    clash = sorted(set(plan.detectors) & {*chosen, plan.templates.all_name or ""})
-    if clash:
-        raise RecipeError(f'"{clash[0]}" names a detector and a template; rename one of them.')
-    return chosen
-
-
-def _check_detectors(plan: Recipe) -> None:
-    """Raise for a detector that is misspelt now, not after hours of conversion."""
-    angles = {dim: axis_coordinate(dim, 81, 50.0, -2000.0, "mrad") for dim in DETECTOR}
-    pattern = xr.DataArray(np.zeros((81, 81)), angles, DETECTOR, attrs={"semi_angle_mrad": 100.0})
-    within = [] if plan.masks.within is None else [plan.masks.within]
-    for spec in (*plan.detectors.values(), *within):
-        parse_detector(spec, pattern)
-
-
-def _open_or_convert(plan: Recipe, folder: str | Path, clock: _Clock) -> str | Path:
-    source = plan.source_place()
-    options = {key: value for key, value in dataclasses.asdict(plan.source).items() if value is not None}
-    del options["path"]
+def _open_or_convert(request: Request, folder: str | Path, clock: _Clock) -> str | Path:
+    source = request.recipe.source_place()
     if is_store(source):
-        if options:
-            raise RecipeError(f"[source] {min(options)} does not go with the store {source}; leave it out.")
         return source
     store = within(folder, COUNTS)
     nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
-    clock.run("convert", nbytes, lambda: tdm.convert(source, store, **options))
+    clock.run("convert", nbytes, lambda: tdm.convert(source, store, **request.reading))
     return store
 
 
-def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
+def _calibrated(request: Request, store: str | Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
     """The calibrated counts and their mean pattern, which the conversion gathered where it can."""
     stored = counts = tdm.open(store)
-    known = {key: value for key, value in dataclasses.asdict(plan.calibration).items() if value is not None}
-    asked = known.pop("descan", None)
+    known, asked = request.calibration, request.recipe.calibration.descan
     if asked is False:
         counts = counts.drop_vars(DESCAN, errors="ignore")
     elif asked and DESCAN[0] not in counts.coords:
@@ -266,7 +361,7 @@ def _calibrated(plan: Recipe, store: str | Path, clock: _Clock) -> tuple[xr.Data
     nbytes = counts.nbytes if statistics is None else None
     calibrated, pattern = clock.run("calibrate", nbytes, calibrate)
     # A store that the user brought is not changed.
-    if (known or asked) and store != plan.source_place() and not _calibrated_alike(stored, calibrated):
+    if (known or asked) and store != request.recipe.source_place() and not _calibrated_alike(stored, calibrated):
         write_calibration(store, calibrated)
     coords = {dim: calibrated.coords[dim].variable for dim in DETECTOR}
     pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs={"units": "counts"})
@@ -279,7 +374,8 @@ def _calibrated_alike(first: xr.DataArray, second: xr.DataArray) -> bool:
     return facts[0] == facts[1] and axes and (DESCAN[0] in first.coords or DESCAN[0] not in second.coords)
 
 
-def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], clock: _Clock) -> xr.Dataset:
+def _masks(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Dataset:
+    plan = request.recipe
     found = xr.Dataset()
     if plan.detectors:
         parts = [parse_detector(spec, counts) for spec in plan.detectors.values()]
@@ -289,13 +385,11 @@ def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], 
         return found
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        templates = _templates(plan.templates, counts, sites)
+        templates = request.templates(counts)
     for note in notes:
         warnings.warn(str(note.message), stacklevel=2)
-    within = None if plan.masks.within is None else parse_detector(plan.masks.within, counts)
-    region = plan.masks.scan_region
-    scan_region = None if region is None else tuple(slice(*region.get(dim, (None,))) for dim in SCAN)
-    lazy = tdm.correlate(counts, templates, detector_region=within, scan_region=scan_region)
+    region = request.detector_region(counts)
+    lazy = tdm.correlate(counts, templates, detector_region=region, scan_region=request.scan_region)
     correlation = clock.run("correlate", counts.nbytes, lazy.compute)
     mask = tdm.derive_mask(correlation, method=plan.masks.method)
     found["mask"] = mask.drop_vars(["mean", "std", "n", "detector_region"])
@@ -303,13 +397,6 @@ def _masks(plan: Recipe, counts: xr.DataArray, sites: Mapping[str, np.ndarray], 
         found[name] = correlation[name]
     found["templates"] = templates
     return found.assign_attrs(correlation.attrs, notes=[str(note.message) for note in notes])
-
-
-def _templates(asked: TemplatesSection, counts: xr.DataArray, sites: Mapping[str, np.ndarray]) -> xr.DataArray:
-    if asked.sigma is not None:
-        return tdm.gaussian_template(counts, sites, sigma=asked.sigma, all_name=asked.all_name)
-    assert asked.radius is not None
-    return tdm.binary_template(counts, sites, radius=asked.radius, all_name=asked.all_name)
 
 
 def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, clock: _Clock) -> xr.Dataset:
@@ -369,7 +456,7 @@ def _stored(results: str | Path, group: str, work: Callable[[], xr.Dataset]) -> 
     store = resolve(results, read_only=False)
     if object_size(store, f"{group}/zarr.json") is None:
         made: dict[str, Buffer] = {}
-        _write(work(), MemoryStore(made))
+        _write(work().load(), MemoryStore(made))  # workers would write into memory of their own
         with writing(str(results)):
             zarr.open_group(store, mode="a", zarr_format=3)
             sync(store.delete_dir(group))

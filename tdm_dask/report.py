@@ -20,11 +20,12 @@ import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, quantity, step_of, unit_of
 from .describe import descan_text, facts_text
+from .plan import Plan
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from .recipe import VIRTUAL, RecipeResult
 from .shards import put
 from .storage import resolve, within
-from .words import bytes_text
+from .words import bytes_text, time_text
 
 METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled"}
 PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettasciio")
@@ -39,13 +40,15 @@ class Report:
     figures: Mapping[str, str | Path]
 
 
-def write_report(result: RecipeResult) -> Report:
+def write_report(result: RecipeResult, plan: Plan | None = None) -> Report:
     """Draw the figures of a recipe's results, and write `report.html` and `cross_talk.csv` beside them.
 
     Parameters
     ----------
     result : RecipeResult
         From :func:`tdm_dask.recipe.run_recipe`.
+    plan : Plan, optional
+        What was expected of the run, to be shown beside what it took: from :func:`tdm_dask.plan.plan_recipe`.
 
     Returns
     -------
@@ -53,10 +56,10 @@ def write_report(result: RecipeResult) -> Report:
         The page needs no other file and no network.
     """
     if isinstance(result.out, Path):
-        return _write_report(result, result.out)
+        return _write_report(result, plan, result.out)
     place = resolve(result.out, read_only=False)
     with tempfile.TemporaryDirectory() as folder:
-        made = _write_report(result, Path(folder))
+        made = _write_report(result, plan, Path(folder))
 
         def sent(file: str | Path) -> str | Path:
             name = Path(file).relative_to(folder).as_posix()
@@ -67,13 +70,13 @@ def write_report(result: RecipeResult) -> Report:
         return Report(sent(made.page), table, {name: sent(file) for name, file in made.figures.items()})
 
 
-def _write_report(result: RecipeResult, folder: Path) -> Report:
+def _write_report(result: RecipeResult, plan: Plan | None, folder: Path) -> Report:
     figures = _figures(result, folder / "figures")
     table = _write_table(result, folder / "cross_talk.csv") if "R" in result.evaluation else None
     page = folder / "report.html"
     skeleton = importlib.resources.files("tdm_dask").joinpath("data", "report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page.write_text(environment.from_string(skeleton).render(_content(result, figures)), encoding="utf-8")
+    page.write_text(environment.from_string(skeleton).render(_content(result, plan, figures)), encoding="utf-8")
     return Report(page, table, figures)
 
 
@@ -138,7 +141,7 @@ def _write_table(result: RecipeResult, path: Path) -> Path:
     return path
 
 
-def _content(result: RecipeResult, figures: dict[str, Path]) -> dict[str, Any]:
+def _content(result: RecipeResult, plan: Plan | None, figures: dict[str, Path]) -> dict[str, Any]:
     pictures = {name: _inline(path) for name, path in figures.items()}
     angle = _semi_angle(result)
     virtual = [(name, spec, pictures[f"image_{name}"]) for name, spec in result.recipe.detectors.items()]
@@ -153,6 +156,7 @@ def _content(result: RecipeResult, figures: dict[str, Path]) -> dict[str, Any]:
         "semi_angle": None if angle is None else f"{angle:.4g}",
         "steps": list(_steps(result)),
         "facts": list(_facts(result)),
+        "expected": [] if plan is None else list(_expected(result, plan)),
         "virtual": virtual,
         "kinds": [str(kind) for kind in result.evaluation["template"].values] if "R" in result.evaluation else [],
         "table": list(_table(result)) if "R" in result.evaluation else [],
@@ -222,6 +226,23 @@ def _length(value: float | str | None) -> str:
 
 def _time(seconds: Mapping[str, float], stage: str) -> str:
     return f" ({seconds[stage]:.2g} s)" if stage in seconds else ""
+
+
+def _expected(result: RecipeResult, plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Of each stage that was run: its counts, the time that was expected and taken, its rate, and that of the trial."""
+    for stage in plan.stages:
+        if stage.name in result.seconds:
+            took = result.seconds[stage.name]
+            rate = stage.counts_bytes / took
+            yield (
+                stage.name,
+                bytes_text(stage.counts_bytes),
+                f"{stage.tasks:,}",
+                time_text(stage.seconds),
+                time_text(took),
+                f"{bytes_text(rate)}/s",
+                f"{rate / stage.bytes_per_second:.0%}",
+            )
 
 
 def _facts(result: RecipeResult) -> Iterator[tuple[str, str]]:

@@ -84,6 +84,12 @@ def read_attributes(store: Store) -> dict[str, Any] | None:
     return dict(attributes) if isinstance(attributes, dict) else None
 
 
+def is_complete(store: StoreLike) -> bool:
+    """Whether there is a store of this package whose conversion has finished."""
+    found = read_attributes(resolve(store))
+    return found is not None and found.get("state") == "complete"
+
+
 def open_store(store: StoreLike) -> xr.DataArray:
     """Lazy labelled counts of a finished store; reads metadata and coordinates alone.
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"blocks", "storage", "resources", "s3_store"},
     {"lazy", "reductions", "shifts", "sources", "faults", "repeats"},
     {"sampling"},
-    {"passes"},
+    {"passes", "probe"},
     {
         *("store", "statistics", "calibration", "bright_field", "beam_tilt", "regions"),
         *("opening", "conversion", "conversion_job"),
@@ -29,6 +29,7 @@ LAYERS = [
     {"masks", "detectors", "templates", "sites", "evaluation", "tuning"},
     {"recipe_file", "plot", "image_file", "progress", "cluster"},
     {"recipe"},
+    {"plan"},
     {"report", "accessor", "describe", "session", "cli", "__main__", "__init__"},
 ]
 
