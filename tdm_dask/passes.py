@@ -165,6 +165,8 @@ def _plan(
         chunks = runs(source, float(fraction))
         origin = f"source-{name}"
         layer[origin] = DataNode(origin, source)
+        shared = f"pixels-{name}"
+        layer[shared] = DataNode(shared, pixels)  # once, and not in every task
         detector_chunks: tuple[tuple[int, ...], ...] = ((source.shape[2],), (source.shape[3],))
     else:
         dependencies.append(array)
@@ -191,8 +193,9 @@ def _plan(
                     key = (name, i, j, k, m)
                     if source is not None:
                         start = [(0, 0, 0, 0)] if more else []
+                        flags = wanted if more else TaskRef(shared)
                         task = Task(
-                            key, run_pass, reduction, TaskRef(origin), window, here, wanted, argument, *start, *more
+                            key, run_pass, reduction, TaskRef(origin), window, here, flags, argument, *start, *more
                         )
                     else:
                         block, place = TaskRef((array.name, i, j, k, m)), (y0, x0, ky0, kx0)

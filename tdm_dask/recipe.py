@@ -224,7 +224,7 @@ def run_recipe(
     counts, pacbed = _calibrated(request, store, clock)
     results = within(folder, RESULTS)
     masks = _stored(results, "masks", lambda: _masks(request, counts, clock))
-    images = _stored(results, "images", lambda: _images(plan, counts, masks, clock))
+    images = _stored(results, "images", lambda: _images(plan, counts, masks, _lazily(results, "masks"), clock))
     evaluation = _stored(results, "evaluation", lambda: _evaluation(plan, masks, images))
     return RecipeResult(
         recipe=plan,
@@ -399,33 +399,41 @@ def _masks(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Dataset:
     return found.assign_attrs(correlation.attrs, notes=[str(note.message) for note in notes])
 
 
-def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, clock: _Clock) -> xr.Dataset:
+def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, stored: xr.Dataset, clock: _Clock) -> xr.Dataset:
     """Images of the detectors and of the derived masks, in one read.
 
-    One read has one normalisation, and detectors want the counts as they are. So a derived mask goes in as
-    the weights that standardising comes to, D_hat m^T = D (m/std)^T - sum(mean m / std), and the number is
-    subtracted.
+    The weights are those that are `stored`, lazy: so each worker reads them, and the graph stays small. One read has
+    one normalisation, and detectors want the counts as they are. So a derived mask goes in as the weights that
+    standardising comes to, D_hat m^T = D (m/std)^T - sum(mean m / std), and the number is subtracted.
     """
-    parts = [masks["detectors"].rename({VIRTUAL: TEMPLATE})] if "detectors" in masks else []
-    number = 0.0 * masks["mask"].sum(DETECTOR) if "mask" in masks else None
+    parts, used = [], np.zeros(counts.shape[2:], bool)
+    if "detectors" in masks:
+        parts.append(stored["detectors"].rename({VIRTUAL: TEMPLATE}))
+        used |= (masks["detectors"] != 0).any(VIRTUAL).values
     if "mask" in masks:
-        weights = masks["mask"]
-        if plan.images.normalisation == "standardised":
-            std = masks["std"]
-            weights = xr.where(std > 0, weights / std.where(std > 0, 1.0), 0.0).transpose(TEMPLATE, *DETECTOR)
-            number = (weights * masks["mean"]).sum(DETECTOR)
-        parts.append(weights)
-    every = _concat(parts, TEMPLATE)
+        parts.append(_weights(stored, plan.images.normalisation))
+        used |= (masks["mask"] != 0).any(TEMPLATE).values
+    every = _concat(parts, TEMPLATE).assign_coords(detector_region=(DETECTOR, used))
     lazy = tdm.apply_mask(counts, every)
     made = clock.run("images", counts.nbytes, lazy.compute)
     found = xr.Dataset()
     if "detectors" in masks:
         found["virtual"] = made.sel({TEMPLATE: list(plan.detectors)}).rename({TEMPLATE: VIRTUAL})
-    if number is not None:
-        image = made.sel({TEMPLATE: masks[TEMPLATE]}) - number
+    if "mask" in masks:
+        image = made.sel({TEMPLATE: masks[TEMPLATE]})
+        if plan.images.normalisation == "standardised":
+            image = image - (_weights(masks, "standardised") * masks["mean"]).sum(DETECTOR)
         image.attrs = {**made.attrs, "normalisation": plan.images.normalisation}
         found["image"] = image
     return found
+
+
+def _weights(masks: xr.Dataset, normalisation: str) -> xr.DataArray:
+    """Weights that masks come to for counts as they are."""
+    if normalisation == "none":
+        return masks["mask"]
+    std = masks["std"]
+    return xr.where(std > 0, masks["mask"] / std.where(std > 0, 1.0), 0.0).transpose(TEMPLATE, *DETECTOR)
 
 
 def _concat(parts: list[xr.DataArray], dim: Any) -> xr.DataArray:
@@ -464,6 +472,11 @@ def _stored(results: str | Path, group: str, work: Callable[[], xr.Dataset]) -> 
             for key in sorted(made, key=lambda key: key == "zarr.json"):
                 sync(store.set(f"{group}/{key}", made[key]))
     return xr.open_zarr(store, group=group, consolidated=False).load()
+
+
+def _lazily(results: str | Path, group: str) -> xr.Dataset:
+    """A group of the results that is read where it is needed."""
+    return xr.open_zarr(resolve(results), group=group, consolidated=False, chunks={})
 
 
 def _write(dataset: xr.Dataset, place: Store) -> None:

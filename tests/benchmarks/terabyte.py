@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 
 DETECTOR = 512
 INNER = 64  # detector pixels of an inner chunk
@@ -85,6 +86,16 @@ def make_store(path: Path, nbytes: float) -> tuple[int, int, np.ndarray, np.ndar
         data = b"".join((*parts, *sealing(index)))
         file.write_bytes(data)
         stored += len(data)
+    # As a conversion gathers them.
+    group = zarr.open_group(backend, mode="r+", use_consolidated=False)
+    pixels = np.kron(detector, np.ones((INNER, INNER)))
+    for name, dims, values in (
+        ("pattern_mean", ("ky", "kx"), pixels * scan.mean()),
+        ("pattern_variance", ("ky", "kx"), pixels**2 * scan.var()),
+        ("pattern_maximum", ("ky", "kx"), (pixels * scan.max()).astype(np.uint16)),
+        ("total_counts", ("y", "x"), np.kron(scan, np.full((16, 16), pixels.sum(), np.uint64)).astype(np.uint64)),
+    ):
+        stores.write_variable(group, name, xr.Variable(dims, values, {"units": "counts"}))
     stores.consolidate(backend)
     return scan.size, stored, scan, detector
 
@@ -154,12 +165,13 @@ def run(folder: Path, nbytes: float, workers: int, memory: str) -> dict[str, Any
         sites = tdm.read_sites(folder / "sites.json")
         correlation = tdm.correlate(counts, tdm.gaussian_template(counts, sites, sigma=SIGMA), detector_region=disk)
         graphs["derive"] = graph_facts(correlation, begin)
-        begin = time.perf_counter()
-        masks = xr.DataArray(np.stack([disk.values] * len(KINDS)), dims=("template", "ky", "kx"))
-        graphs["apply"] = graph_facts(tdm.apply_mask(counts, masks), begin)
         forget_peak()
         result = run_recipe(recipe, folder / "results")
         scheduler_peak = peak_bytes()
+        begin = time.perf_counter()
+        masks = xr.open_zarr(result.results, group="masks", consolidated=False, chunks={})
+        mask = masks["mask"].assign_coords(detector_region=disk.variable)
+        graphs["apply"] = graph_facts(tdm.apply_mask(counts, mask), begin)
         worker_peaks = client.run(peak_bytes)
         limits = [worker["memory_limit"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
     tiles = disk.values.reshape(DETECTOR // INNER, INNER, DETECTOR // INNER, INNER).any((1, 3))
