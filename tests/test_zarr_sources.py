@@ -140,3 +140,12 @@ def test_array_that_changed_or_is_damaged_is_an_error(tmp_path, counts):
     (tmp_path / "scan.zarr" / "a" / "c" / "0" / "0" / "0" / "0").write_bytes(b"no chunk")
     with pytest.raises(SourceError, match="not a zarr store that can be read"):
         whole(file)
+
+
+def test_of_a_sharded_array_inner_chunks_are_read_by_themselves(tmp_path, counts):
+    root = zarr.open_group(tmp_path / "scan.zarr", mode="w")
+    array = root.create_array("data", shape=counts.shape, dtype=counts.dtype, chunks=(1, 2, 6, 5), shards=(3, 4, 6, 5))
+    array[...] = counts
+    file = open_vendor(tmp_path / "scan.zarr")
+    assert file.source.tile == (1, 2)
+    assert_reads(file, counts)

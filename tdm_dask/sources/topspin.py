@@ -35,15 +35,19 @@ def open_topspin(request: Request, file: Any) -> VendorFile:
             f"{request.name} numbers its {len(names)} patterns from {names[0]} to {names[-1]}; expected 0 to "
             f"{len(names) - 1}: patterns are missing, export it again."
         )
-    patterns = [group[f"{name}/Data"] for name in names]
-    first = patterns[0]
-    if first.ndim != 2 or any(p.shape != first.shape or p.dtype != first.dtype for p in patterns):
-        raise CountsError(f"{request.name} holds patterns of several shapes; expected one.")
+    first = group["0/Data"]
     dtype = check_dtype(first.dtype, request.name)
-    starts = [pattern.id.get_offset() for pattern in patterns]
+    starts, positions = [], []
+    for name in names:
+        # One at a time: HDF5 holds some 20 kB for each dataset that is open.
+        node = group[name]
+        pattern = node["Data"]
+        if first.ndim != 2 or pattern.shape != first.shape or pattern.dtype != first.dtype:
+            raise CountsError(f"{request.name} holds patterns of several shapes; expected one.")
+        starts.append(pattern.id.get_offset())
+        positions.append(_position(node))
     if None in starts:
         raise SourceError(f"{request.name} holds compressed patterns, each by itself; export it again without.")
-    positions = [_position(group[name]) for name in names]
     declared, step = _scan(positions)
     filling = fill_with_frames(request, len(names), declared, "the positions of the patterns")
     offsets = np.array(starts, np.int64)

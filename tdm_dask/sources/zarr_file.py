@@ -201,7 +201,8 @@ def _locate(
     filling = fill_array(request, array.shape, leading, order, declared, declared_by)
     shape = scan_dims(array.shape, leading, order)
     flat = len(shape) == 3
-    chunks = (array.shards or array.chunks)[len(leading) :]
+    # Of a shard, its inner chunks are decompressed one by one; a whole shard at once would be held twice.
+    chunks = array.chunks[len(leading) :]
     states = _metadata_states(request.path, array.path)
     source = ZarrSource(
         str(request.path),
