@@ -57,6 +57,12 @@ class Source(ABC):
     counter_depth: int | None = None
 
     @property
+    def name(self) -> str:
+        """The file or store, for people."""
+        path = getattr(self, "path", None)
+        return "The source" if path is None else str(path)
+
+    @property
     def random_access(self) -> bool:
         """Whether small windows of the scan cost no more than large ones."""
         return False
@@ -253,6 +259,10 @@ class Shards(Source):
     token: str
 
     @property
+    def name(self) -> str:
+        return str(self.array.store)
+
+    @property
     def shape(self) -> Shape:  # type: ignore[override]
         return self.array.shape
 
@@ -313,6 +323,10 @@ class ZarrArray(Source):
     token: str
 
     @property
+    def name(self) -> str:
+        return str(self.array.store)
+
+    @property
     def shape(self) -> Shape:  # type: ignore[override]
         return self.array.shape
 
@@ -351,6 +365,10 @@ class Crop(Source):
     source: Source
     start: Shape
     shape: Shape
+
+    @property
+    def name(self) -> str:
+        return self.source.name
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]

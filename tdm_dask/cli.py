@@ -86,9 +86,35 @@ computing = _options(
     click.option(
         "--scheduler", metavar="ADDRESS", help="Compute on a running dask cluster: address or scheduler file."
     ),
-    click.option("--workers", type=int, metavar="N", help="Compute on N worker processes of this machine."),
+    click.option(
+        "--workers", type=int, metavar="N", help="Compute on N worker processes of this machine; with --slurm, jobs."
+    ),
     click.option("--memory", metavar="SIZE", help='Memory limit of each worker, such as "4GiB".'),
+    click.option("--cores", type=int, metavar="C", help="Threads of each worker. [default: 1; of a job 4]"),
+    click.option("--slurm", is_flag=True, help="Compute on workers that are jobs of SLURM."),
+    click.option("--partition", help="Of the jobs."),
+    click.option("--account", help="That the jobs are charged to."),
+    click.option("--walltime", metavar="TIME", help="Of each job, such as 02:00:00; one that ends is replaced."),
+    click.option("--interface", metavar="NAME", help="Network by which the jobs reach this machine, such as ib0."),
+    click.option("--adaptive", is_flag=True, help="Let jobs go while there is too little work for all of them."),
+    click.option("--wait", metavar="TIME", help="How long the first job may take to start. [default: 1 h]"),
     common,
+)
+# What of a command's options is about how it runs, not about what it does.
+SESSION = (
+    "as_json",
+    "debug",
+    "scheduler",
+    "workers",
+    "memory",
+    "cores",
+    "slurm",
+    "partition",
+    "account",
+    "walltime",
+    "interface",
+    "adaptive",
+    "wait",
 )
 layout = _options(
     click.option("--scan-shape", type=Shape(), help="Probe positions, where the file does not know them."),
@@ -117,6 +143,7 @@ calibration = _options(
     click.option("--pixel-size", type=Pair(), help='Of the detector, such as "1.2 mrad"; "ky, kx" if they differ.'),
 )
 local = click.Path(path_type=Path)
+LOGS = "slurm-logs"  # folder for the output of jobs, in that of the results
 
 
 @click.group(context_settings=CONTEXT, invoke_without_command=True)
@@ -146,8 +173,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == STOPPED and arguments is None:
         # Threads still in a kernel, and event loops cut short, would hold up or spoil an orderly end.
         sys.stderr.flush()
+        _end_children()
         os._exit(STOPPED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_children() -> None:
+    """End worker processes that are still starting, and what else multiprocessing would complain of afterwards."""
+    if "multiprocessing.util" not in sys.modules:
+        return
+    import multiprocessing.util
+
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
 
 
 @tdm.command()
@@ -163,7 +203,7 @@ def demo(out: str | Path, overwrite: bool, **session: Any) -> int:
     kind of column, and a report are made.
     """
     with importlib.resources.as_file(importlib.resources.files("tdm_dask").joinpath("data")) as data:
-        return run(lambda stage: _run_recipe(data / "demo.toml", out, overwrite, stage), **session)
+        return run(lambda stage: _run_recipe(data / "demo.toml", out, overwrite, stage), logs=_logs(out), **session)
 
 
 @tdm.command("run")
@@ -180,27 +220,33 @@ def run_command(recipe: Path, out: str | Path | None, overwrite: bool, dry_run: 
     """
     folder = Path(f"{recipe.stem}-results") if out is None else out
     if dry_run:
-        return run(lambda stage: _plan_recipe(recipe, folder, stage), **session)
-    return run(lambda stage: _run_recipe(recipe, folder, overwrite, stage), **session)
+        return run(lambda stage: _plan_recipe(recipe, folder, overwrite, stage), **session)
+    return run(lambda stage: _run_recipe(recipe, folder, overwrite, stage), logs=_logs(folder), **session)
 
 
 @tdm.command("plan")
 @click.argument("recipe", type=local)
 @click.option("--out", type=Place(), help="Folder or s3:// address for the results. [default: RECIPE-results, here]")
+@click.option("--overwrite", is_flag=True, help="Plan to replace results of another recipe there.")
 @computing
-def plan_command(recipe: Path, out: str | Path | None, **session: Any) -> int:
+def plan_command(recipe: Path, out: str | Path | None, overwrite: bool, **session: Any) -> int:
     """Say what a recipe will read, need and take on these workers, before anything runs.
 
     Every stage is tried for a few seconds on a part of the scan. A run that cannot fit is refused, with what would.
     """
     folder = Path(f"{recipe.stem}-results") if out is None else out
-    return run(lambda stage: _plan_recipe(recipe, folder, stage), **session)
+    return run(lambda stage: _plan_recipe(recipe, folder, overwrite, stage), **session)
 
 
-def _plan_recipe(recipe: Path, out: str | Path, stage: Stage) -> Output:
+def _logs(out: str | Path) -> Path | None:
+    """Where the output of jobs goes for results in a folder; None where they go elsewhere."""
+    return out / LOGS if isinstance(out, Path) else None
+
+
+def _plan_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -> Output:
     from .plan import plan_recipe
 
-    plan = plan_recipe(recipe, out, stage=stage)
+    plan = plan_recipe(recipe, out, overwrite=overwrite, stage=stage)
     plan.check()
     return Output(plan.text(), plan.data())
 
@@ -209,7 +255,7 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) ->
     from .plan import plan_recipe
     from .recipe import run_recipe
 
-    plan = plan_recipe(recipe, out, stage=stage)
+    plan = plan_recipe(recipe, out, overwrite=overwrite, stage=stage)
     plan.check()
     result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
     from .report import write_report
@@ -267,7 +313,7 @@ def convert(source: str | Path, store: str | Path, start: str, compression: str,
 
     A conversion that was stopped is taken up where it was when the same command runs again.
     """
-    session = {key: options.pop(key) for key in ("as_json", "debug", "scheduler", "workers", "memory")}
+    session = {key: options.pop(key) for key in SESSION}
 
     def work(stage: Stage) -> Output:
         import tdm_dask
@@ -322,7 +368,7 @@ def verify(store: str | Path, **session: Any) -> int:
 @computing
 def calibrate(store: str | Path, **options: Any) -> int:
     """Find the bright-field disk in a store's mean pattern, and write the calibrated axes into the store."""
-    session = {key: options.pop(key) for key in ("as_json", "debug", "scheduler", "workers", "memory")}
+    session = {key: options.pop(key) for key in SESSION}
 
     def work(stage: Stage) -> Output:
         import tdm_dask

@@ -16,13 +16,14 @@ import numpy as np
 from zarr.core.sync import sync
 
 from . import kernels
-from .blocks import Block, Crop, RawFrames, Source
+from .blocks import Block, Crop, Source
 from .errors import CorruptStoreError, SourceError, StoreError, TdmError
 from .memory import Buffers, read_only
 from .reductions import Moments, State
 from .repeats import pattern_marks
 from .shards import InnerChunk, ShardedArray, get, put
 from .sources import identity
+from .stalls import waiting_for, watched
 from .storage import flush, name_of, object_size, reason_of, writing
 from .store import SIDECARS, pattern_totals, same_sums
 
@@ -52,8 +53,7 @@ class Job:
 
     @property
     def source_name(self) -> str:
-        source = self.source.source if isinstance(self.source, Crop) else self.source
-        return self.source_path or (source.path if isinstance(source, RawFrames) else "The source")
+        return self.source_path or ("The source" if self.source is None else self.source.name)
 
     def sidecar(self, shard: Sequence[int]) -> str:
         return f"{SIDECARS}/" + ".".join(map(str, shard))
@@ -212,7 +212,7 @@ def _problem(job: Job, shard: tuple[int, ...]) -> str | None:
             return "is missing" if size is None else f"has {size} bytes instead of {written}"
         flush(array.store, array.key(shard))
         with np.errstate(invalid="ignore"):
-            for chunk in array.read_shard(shard):
+            for chunk in watched(array.read_shard(shard), str(array.store)):
                 sums.add(chunk)
             found = sums.finish()
     except CorruptStoreError:
@@ -250,7 +250,8 @@ def _reader(job: Job, window: tuple[slice, ...]) -> Callable[[slice, slice], np.
 
     def read(y: slice, x: slice) -> np.ndarray:
         try:
-            return source.read_as_stored(y, x, buffers)
+            with waiting_for(job.source_name):
+                return source.read_as_stored(y, x, buffers)
         except OSError as error:
             if isinstance(error, TdmError):
                 raise

@@ -85,4 +85,4 @@ class UnreachableStoreError(StoreError):
 
 
 class WorkerLostError(TdmError, OSError):
-    """Workers of a cluster were lost while computing; finished stages are kept."""
+    """Workers of a cluster, or its scheduler, were lost or never came; finished stages are kept."""

@@ -26,6 +26,7 @@ TASK_BYTES = 2**30
 TASKS_PER_CORE = 3
 
 
+
 def as_dask(source: Source, chunk_bytes: int = 128 * 2**20) -> da.Array:
     """A lazy dask array of a source's counts: whole detectors, tiles of the scan of about `chunk_bytes`."""
     name = "counts-" + tokenize(source)
@@ -70,11 +71,16 @@ def scan_chunks(source: Source, chunk_bytes: int) -> tuple[tuple[int, ...], tupl
     tiles = max(1, chunk_bytes // (ty * tx * source.pattern_bytes))
     across = -(-nx // tx)
     if tiles >= across:
-        return _cut(ny, ty * max(1, tiles // across), offset[0], ty), (nx,)
+        return _cut(ny, ty * _evenly(-(-ny // ty), tiles // across), offset[0], ty), (nx,)
     if ty == 1 and tx >= nx:  # one line is too large a tile: lines may be cut anywhere
         tx = 1
         tiles = max(1, chunk_bytes // source.pattern_bytes)
-    return _cut(ny, ty, offset[0], ty), _cut(nx, tx * tiles, offset[1], tx)
+    return _cut(ny, ty, offset[0], ty), _cut(nx, tx * _evenly(-(-nx // tx), tiles), offset[1], tx)
+
+
+def _evenly(total: int, most: int) -> int:
+    """Tiles of a piece, at most so many, if all pieces are to be of nearly the same size."""
+    return -(-total // -(-total // most))
 
 
 def _cut(size: int, step: int, offset: int, tile: int) -> tuple[int, ...]:

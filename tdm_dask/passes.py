@@ -26,6 +26,7 @@ from .errors import CountsError
 from .lazy import runs, source_of
 from .reductions import Images, Masks, Moments, Reduction, State, Templates, TileMoments
 from .shifts import distinct, moved, reach
+from .stalls import watched
 
 # Partial results that one task merges.
 SPLIT_EVERY = 8
@@ -86,7 +87,7 @@ def _feed(
     origin: tuple[int, int, int, int],
     descan: Descan | None,
 ) -> None:
-    for block in source.blocks(local, used, pixels):  # type: ignore[arg-type]
+    for block in watched(source.blocks(local, used, pixels), source.name):  # type: ignore[arg-type]
         y, x, ky, kx = (
             slice(s.start + o, s.stop + o) for s, o in zip((block.y, block.x, block.ky, block.kx), origin, strict=True)
         )

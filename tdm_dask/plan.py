@@ -28,7 +28,7 @@ from .lazy import runs, source_of
 from .passes import SPLIT_EVERY
 from .probe import Rate, try_images, try_moments
 from .progress import Stage, silent
-from .recipe import COUNTS, Request, finished_stages, read_request, results_place
+from .recipe import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .recipe_file import Recipe
 from .resources import Resources, resources
 from .shards import RANGE_BYTES, choose_shards
@@ -223,6 +223,7 @@ def plan_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,
     *,
+    overwrite: bool = False,
     seconds: float = TRIAL_SECONDS,
     stage: Stage = silent,
 ) -> Plan:
@@ -236,6 +237,8 @@ def plan_recipe(
     recipe : path, mapping or Recipe
     out : path
         The folder for the results: stages that are finished there are not planned.
+    overwrite : bool, default False
+        Whether results of another recipe in `out` may be replaced, as for :func:`run_recipe`.
     seconds : float, default 10
         Longest time of all trials together, but for one piece of the scan on every thread; a twentieth of the scan
         is enough.
@@ -249,6 +252,7 @@ def plan_recipe(
     """
     request = read_request(recipe)
     folder = results_place(out)
+    stale_results(folder, request, overwrite)
     finished = finished_stages(folder, request)
     passes = {"correlate": _correlate, "images": _images}
     if request.recipe.templates is None:

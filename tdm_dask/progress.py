@@ -75,13 +75,17 @@ def _scheduler_tasks(dask_scheduler: Any) -> tuple[int, int]:
 
 
 @contextmanager
-def _poll_cluster(client: Any, show: Callable[[int, int], None]) -> Iterator[None]:
-    done_before, total_before = client.run_on_scheduler(_scheduler_tasks)
+def _poll_cluster(show: Callable[[int, int], None]) -> Iterator[None]:
+    """Show the tasks of the active cluster, which may be started only while the block runs."""
+    client = active_client()
+    done_before, total_before = (0, 0) if client is None else client.run_on_scheduler(_scheduler_tasks)
     stop = threading.Event()
 
     def look() -> None:
-        done, total = client.run_on_scheduler(_scheduler_tasks)
-        show(done - done_before, total - total_before)
+        client = active_client()
+        if client is not None:
+            done, total = client.run_on_scheduler(_scheduler_tasks)
+            show(done - done_before, total - total_before)
 
     def poll() -> None:
         while not stop.wait(POLL_SECONDS):
@@ -162,8 +166,7 @@ class ProgressBars:
         def show(done: int, total: int) -> None:
             self._progress.update(bar, completed=done, total=max(total, 1))
 
-        client = active_client()
-        with _LocalTasks(show) if client is None else _poll_cluster(client, show):
+        with _LocalTasks(show), _poll_cluster(show):
             yield
         self.finished += [name] * kept
         total = self._progress.tasks[bar].total or 1

@@ -217,7 +217,7 @@ def run_recipe(
     request = read_request(recipe)
     plan = request.recipe
     folder = results_place(out)
-    _prepare(folder, _depends(request), overwrite)
+    _prepare(folder, request, overwrite)
     clock = _Clock(stage)
 
     store = _open_or_convert(request, folder, clock)
@@ -242,27 +242,66 @@ def run_recipe(
 
 
 def results_place(out: str | Path) -> str | Path:
-    """A folder, or an address without a slash at its end."""
-    return str(out).rstrip("/") if "://" in str(out) else Path(out)
+    """A folder, which need not exist, or an address without a slash at its end.
+
+    Raises
+    ------
+    InputError
+        If no folder can be made there.
+    """
+    if "://" in str(out):
+        return str(out).rstrip("/")
+    folder = Path(out)
+    if not folder.parent.is_dir():
+        raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the results.")
+    return folder
 
 
-def finished_stages(out: str | Path, request: Request) -> tuple[str, ...]:
+def finished_stages(folder: str | Path, request: Request) -> tuple[str, ...]:
     """Stages that an earlier run has finished in a folder or at an address: of "convert", "correlate" and "images".
 
     Nothing is written, and nothing made.
     """
-    folder = results_place(out)
-    if isinstance(folder, Path) and not folder.is_dir():
-        return ()
-    place = resolve(folder)
-    note = get(place, NOTE)
-    before, now = None if note is None else json.loads(note.tobytes()), _noted(_depends(request))
+    before, now = _note(folder), _noted(_depends(request))
     if before is None:
         return ()
+    place = resolve(folder)
     stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if before == now else {}
     done = [name for name, group in stages.items() if object_size(place, f"{group}/zarr.json") is not None]
     converted = is_complete(within(folder, COUNTS)) and (before == now or _same_counts(before, now))
     return (*(["convert"] if converted else []), *done)
+
+
+def stale_results(folder: str | Path, request: Request, overwrite: bool) -> list[str]:
+    """What lies in a folder and is not of this recipe; counts outlive its change, for converting them takes hours.
+
+    Raises
+    ------
+    RecipeError
+        If there is something, and it may not be overwritten.
+    """
+    if isinstance(folder, Path) and not folder.is_dir():
+        return []
+    place, before, now = resolve(folder), _note(folder), _noted(_depends(request))
+    stale = [name for name in (RESULTS, COUNTS) if before != now and list_keys(place, name)]
+    if COUNTS in stale and before is not None and _same_counts(before, now):
+        stale.remove(COUNTS)
+    if stale and not overwrite:
+        raise RecipeError(
+            f"{folder} holds results of another recipe, or of other files; give another folder, or ask to "
+            "overwrite them."
+        )
+    return stale
+
+
+def _note(folder: str | Path) -> Any:
+    """What the results in a folder depend on; None where there are none."""
+    if isinstance(folder, Path) and not folder.is_dir():
+        return None
+    note = get(resolve(folder), NOTE)
+    return None if note is None else json.loads(note.tobytes())
 
 
 class _Clock:
@@ -296,32 +335,15 @@ def _depends(request: Request) -> dict[str, Any]:
     }
 
 
-def _prepare(folder: str | Path, depends: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder of the results, with a note of what they depend on; what depends on something else goes.
-
-    Counts outlive a change of the recipe, for converting them again could take hours.
-    """
+def _prepare(folder: str | Path, request: Request, overwrite: bool) -> None:
+    """Make the folder of the results, with a note of what they depend on; what depends on something else goes."""
+    stale = stale_results(folder, request, overwrite)
     if isinstance(folder, Path):
-        if not folder.parent.is_dir():
-            raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; give a folder for the results.")
         folder.mkdir(exist_ok=True)
     place = resolve(folder, read_only=False)
-    note = get(place, NOTE)
-    depends = _noted(depends)
-    before = None if note is None else json.loads(note.tobytes())
-    stale = [name for name in (RESULTS, COUNTS) if before != depends and list_keys(place, name)]
-    if COUNTS in stale and before is not None and _same_counts(before, depends):
-        stale.remove(COUNTS)
-    if stale and not overwrite:
-        raise RecipeError(
-            f"{folder} holds results of another recipe, or of other files; give another folder, or ask to "
-            "overwrite them."
-        )
     for name in stale:
         sync(place.delete_dir(name))
-    text = json.dumps(depends, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(_noted(_depends(request)), indent=1, sort_keys=True, ensure_ascii=False)
     with writing(str(folder)):
         put(place, NOTE, (text + "\n").encode())
 
@@ -471,7 +493,8 @@ def _stored(results: str | Path, group: str, work: Callable[[], xr.Dataset]) -> 
             # A group is there once its metadata are: they come last, so that what was cut short is made again.
             for key in sorted(made, key=lambda key: key == "zarr.json"):
                 sync(store.set(f"{group}/{key}", made[key]))
-    return xr.open_zarr(store, group=group, consolidated=False).load()
+    # Without dask, for which a cluster would be started.
+    return xr.open_zarr(store, group=group, consolidated=False, chunks=None).load()
 
 
 def _lazily(results: str | Path, group: str) -> xr.Dataset:

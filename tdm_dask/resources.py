@@ -10,6 +10,9 @@ from typing import Any
 import dask
 from dask.system import CPU_COUNT
 
+# Key of dask's configuration for the threads that a cluster will have when all of its workers have come.
+PLANNED_CORES = "tdm_dask.cores"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -43,10 +46,12 @@ def active_client() -> Any | None:
 
 
 def cores() -> int:
-    """Threads that the active scheduler computes with."""
-    client = active_client()
+    """Threads that the active scheduler computes with, or is going to."""
+    client, planned = active_client(), int(dask.config.get(PLANNED_CORES, None) or 0)
     if client is not None:
-        return max(1, sum(client.nthreads().values()))
+        return max(1, planned, sum(client.nthreads().values()))
+    if planned:
+        return planned
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
     return int(dask.config.get("num_workers", None) or CPU_COUNT)

@@ -34,8 +34,7 @@ def run(
     as_json: bool,
     debug: bool,
     scheduler: str | None = None,
-    workers: int | None = None,
-    memory: str | None = None,
+    **cluster: Any,
 ) -> int:
     """Do `work` on the scheduler that was asked for, and print what it has to say.
 
@@ -45,8 +44,8 @@ def run(
         Called with a :data:`tdm_dask.progress.Stage`.
     as_json, debug : bool
         Print JSON, and no progress bar; show tracebacks.
-    scheduler, workers, memory
-        As for :func:`tdm_dask.cluster.scheduler`.
+    scheduler, **cluster
+        As for :func:`tdm_dask.cluster.scheduler`; it starts with the first computation.
 
     Returns
     -------
@@ -54,16 +53,21 @@ def run(
         The exit code: 0 done, 1 failed while working, 2 the request or the input is wrong, 130 stopped by
         Ctrl-C. Failures are one sentence on standard error.
     """
+    import dask
+
     from .cluster import scheduler as use_scheduler
     from .progress import ProgressBars
 
+    if not debug:  # before distributed is imported, and for its workers: what they log is for developers
+        loggers = ("distributed", "distributed.client", "asyncio")
+        dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
     bars = ProgressBars(enabled=False if as_json else None)
     interrupted = threading.Event()
     try:
         with (
             _interrupts(interrupted),
             _notes(debug),
-            use_scheduler(scheduler, workers, memory, announce=bars.enabled),
+            use_scheduler(scheduler, deferred=True, announce=not as_json, **cluster),
             bars,
         ):
             output = work(bars.stage)
@@ -80,21 +84,24 @@ def run(
 
 @contextmanager
 def _interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Remember that Ctrl-C was pressed; signals reach the main thread alone."""
+    """Remember that Ctrl-C was pressed, or the process told to end; signals reach the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    usual = signal.getsignal(signal.SIGINT)
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    usual = {number: signal.getsignal(number) for number in signals}
 
     def interrupt(number: int, frame: Any) -> None:
         interrupted.set()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+    for number in signals:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask.cli import main
-from tdm_dask.cluster import scheduler
+from tdm_dask.cluster import scheduler, walltime_seconds
 from tdm_dask.errors import DiskFullError, InputError, WorkerLostError
 from tdm_dask.progress import ProgressBars
 
@@ -152,6 +152,16 @@ WRONG = [
     ("convert", SAMPLE, "new.zarr", "--workers", "0"),
     ("convert", SAMPLE, "new.zarr", "--workers", "1", "--memory", "much"),
     ("convert", SAMPLE, "new.zarr", "--workers", "1", "--scheduler", "tcp://127.0.0.1:1"),
+    ("convert", SAMPLE, "new.zarr", "--workers", "1", "--memory", "-1GiB"),
+    ("convert", SAMPLE, "new.zarr", "--cores", "2"),
+    ("convert", SAMPLE, "new.zarr", "--workers", "1", "--cores", "0"),
+    ("convert", SAMPLE, "new.zarr", "--workers", "1", "--partition", "long"),
+    ("convert", SAMPLE, "new.zarr", "--adaptive"),
+    ("convert", SAMPLE, "new.zarr", "--slurm", "--scheduler", "tcp://127.0.0.1:1"),
+    ("convert", SAMPLE, "new.zarr", "--slurm", "--walltime", "two hours"),
+    ("convert", SAMPLE, "new.zarr", "--slurm", "--walltime", "0"),
+    ("convert", SAMPLE, "new.zarr", "--slurm", "--wait", "long"),
+    ("demo", "--out", "nowhere/new", "--workers", "2"),
     ("convert", "broken.mib", "new.zarr"),
     ("verify", "nowhere.zarr"),
     ("calibrate", "STORE"),
@@ -313,10 +323,45 @@ def test_bars_count_the_tasks_of_a_cluster():
     assert bar.completed == bar.total >= 7
 
 
-def test_a_lost_worker_is_named_as_such():
+@pytest.mark.parametrize(
+    ("walltime", "seconds"),
+    [("30", 1800), ("30:15", 1815), ("02:00:00", 7200), ("1-0", 86400), ("1-12:30", 131400), ("2-00:00:01", 172801)],
+)
+def test_a_walltime_is_read_as_slurm_reads_it(walltime, seconds):
+    assert walltime_seconds(walltime) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("importlib.util.find_spec", 'install "tdm-dask[slurm]"'), ("shutil.which", "sbatch")]
+)
+def test_slurm_that_is_not_here_is_one_sentence(name, sentence, run, monkeypatch, tmp_path):
+    monkeypatch.setattr(f"tdm_dask.cluster.{name}", lambda *arguments: None)
+    code, _, err = run("convert", SAMPLE, "new.zarr", "--slurm")
+    assert code == 2
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_deferred_cluster_starts_with_the_first_computation_and_is_planned_for_before():
+    from distributed import get_client
+
+    from tdm_dask.lazy import cores
+
+    with scheduler(workers=2, cores=3, memory="1GiB", deferred=True, announce=False) as client:
+        assert client is None
+        assert cores() == 6
+        with pytest.raises(ValueError, match="client"):
+            get_client()
+        assert dask.delayed(sum)([1, 2]).compute() == 3
+        assert get_client().nthreads()
+        assert cores() == 6
+
+
+def test_a_lost_worker_is_named_as_such(monkeypatch):
+    monkeypatch.setattr("tdm_dask.cluster.ALLOWED_FAILURES", 0)
     code = "import os; os._exit(1)"
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         pytest.raises(WorkerLostError, match="finished stages are kept"),
         scheduler(workers=1, memory="1GiB", announce=False),
     ):

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 
 # From the bottom up; a module imports from its own layer and from those before it.
 LAYERS = [
-    {"errors", "axes", "words"},
+    {"errors", "axes", "stalls", "words"},
     {"kernels", "memory", "shards"},
     {"blocks", "storage", "resources", "s3_store"},
     {"lazy", "reductions", "shifts", "sources", "faults", "repeats"},
@@ -27,7 +27,7 @@ LAYERS = [
         *("opening", "conversion", "conversion_job"),
     },
     {"masks", "detectors", "templates", "sites", "evaluation", "tuning"},
-    {"recipe_file", "plot", "image_file", "progress", "cluster"},
+    {"recipe_file", "plot", "image_file", "progress", "cluster", "cluster_watch"},
     {"recipe"},
     {"plan"},
     {"report", "accessor", "describe", "session", "cli", "__main__", "__init__"},

@@ -92,8 +92,8 @@ def test_as_many_tasks_are_run_as_were_planned(scan, tmp_path):
 
     run_recipe(scan[1], tmp_path / "out", stage=stage)
     for planned in made.stages:
-        # The scheduler may add one that puts the result together.
-        assert planned.tasks <= tasks[planned.name] <= planned.tasks + 1
+        # The masks are read from the results by some more.
+        assert planned.tasks <= tasks[planned.name] <= planned.tasks + 20
 
 
 def test_a_vendor_file_is_tried_and_nothing_is_left(tmp_path):

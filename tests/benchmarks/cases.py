@@ -194,6 +194,24 @@ def scaling(data: Data) -> Case:
     )
 
 
+def workers(data: Data) -> Case:
+    store, one, two = data.middle_store, f"{US}, one worker", f"{US}, two workers"
+    threads = f"{US}, one worker of two threads"
+    return Case(
+        "workers",
+        "five Pearson masks and five images from a store of 4 GB, on worker processes",
+        [
+            ours.OnWorkers(one, store, cores=2),
+            ours.OnWorkers(two, store, cores=2, workers=2),
+            ours.OnWorkers(threads, store, cores=2, threads=2),
+        ],
+        [
+            Figure("one worker's time over that of two", figures.time_ratio(one, two), 1.6, at_least=True),
+            Figure("one thread's time over that of two", figures.time_ratio(one, threads), 1.6, at_least=True),
+        ],
+    )
+
+
 def _size(scan: Scan) -> str:
     return f"{scan.nbytes / 1e9:.2g} GB"
 
@@ -235,6 +253,7 @@ CASES: dict[str, Callable[[Data], Case]] = {
         many_masks_memory,
         many_masks_store,
         scaling,
+        workers,
         first_call,
         proxy,
     )

@@ -120,6 +120,11 @@ class Data:
         """The smallest of the stores."""
         return self._store(self.scale.store_scans[0])
 
+    @property
+    def middle_store(self) -> Scan:
+        """The second of the stores."""
+        return self._store(self.scale.store_scans[1])
+
     def _store(self, scan: Pair) -> Scan:
         import dask.array as da
 

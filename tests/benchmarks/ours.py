@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,31 @@ class DeriveAndApply(Ours):
         masks = self.derive()
         images = tdm.apply_mask(self.counts, masks, normalisation="standardised")
         return masks_answer(masks.values) | images_answer(images.values)
+
+
+@dataclass
+class OnWorkers(DeriveAndApply):
+    """The same on worker processes.
+
+    Parameters
+    ----------
+    workers, threads : int
+        Processes, and threads of each.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    _cluster: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
+
+    def prepare(self) -> None:
+        from tdm_dask.cluster import scheduler
+
+        super().prepare()
+        client = self._cluster.enter_context(scheduler(workers=self.workers, cores=self.threads, announce=False))
+        client.wait_for_workers(self.workers)
+
+    def close(self) -> None:
+        self._cluster.close()
 
 
 class Apply(Ours):
