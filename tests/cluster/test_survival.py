@@ -155,6 +155,8 @@ def test_a_signal_to_all_processes_of_a_run_leaves_one_sentence_and_no_process(n
 
     code, err = command("verify", store, "--workers", 2, meanwhile=stop)
     assert code == 130
+    # Python's own process for semaphores may remark on workers that were ended while they started.
+    err = re.sub(r".*resource_tracker.*\n(  warnings\.warn.*\n)?", "", err)
     assert re.fullmatch(r"(Dashboard: \S+\n)?tdm: Stopped; .* Run the same command again to go on\.\n", err), err
     assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
 
