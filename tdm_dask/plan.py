@@ -26,7 +26,7 @@ from .detectors import parse_detector
 from .errors import DiskFullError, MemoryLimitError
 from .lazy import runs, source_of
 from .passes import SPLIT_EVERY
-from .probe import Rate, try_images, try_moments
+from .probe import TRIAL_PART, Rate, try_images, try_moments
 from .progress import Stage, silent
 from .recipe import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .recipe_file import Recipe
@@ -37,8 +37,6 @@ from .storage import within
 from .store import is_store, stored_statistics
 from .words import bytes_text, table_text, time_text
 
-# A trial goes through this part of the scan at most, but for one piece on every thread: short runs have short trials.
-TRIAL_PART = 0.05
 TRIAL_SECONDS = 10.0
 
 SHARDS_LOOKED_AT = 8

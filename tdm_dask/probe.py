@@ -22,6 +22,9 @@ from .passes import run_pass
 from .reductions import Images, Masks, Moments, Reduction, State
 from .resources import cores
 
+# A trial goes through this part of the scan at most, but for one piece on every thread: short runs have short trials.
+TRIAL_PART = 0.05
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -104,8 +107,8 @@ def _run_pass(shared: tuple[Any, ...], window: Window) -> int:
 def _on_every_thread(work: Any, shared: Any, parts: Sequence[Any], seconds: float) -> Rate:
     """Do parts of the work, spread over the scan, on every thread at once until the time is over; one at least."""
     start = time.perf_counter()
-    order = np.random.default_rng(0).permutation(len(parts))
     threads = max(1, min(cores(), len(parts)))
+    order = np.random.default_rng(0).permutation(len(parts))[: max(threads, int(TRIAL_PART * len(parts)))]
     shares = [[parts[n] for n in order[thread::threads]] for thread in range(threads)]
     task = dask.delayed(_until, pure=False)
     found = dask.compute(*(task(work, shared, share, seconds) for share in shares))
