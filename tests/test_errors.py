@@ -345,15 +345,15 @@ def dying(counts):
     return counts.copy(data=counts.data.map_blocks(die, dtype=counts.dtype, meta=counts.data._meta))
 
 
-def test_a_worker_that_is_lost_again_and_again(tmp_path):
+def test_a_worker_that_is_lost_again_and_again(tmp_path, monkeypatch):
     from distributed import KilledWorker
 
     from tdm_dask.cluster import scheduler
 
+    monkeypatch.setattr("tdm_dask.cluster.ALLOWED_FAILURES", 0)
     lazy = scan().chunk(y=4)
     path = tmp_path / "scan.zarr"
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         refused(errors.WorkerLostError, "Workers were lost"),
         scheduler(workers=1, announce=False),
     ):
