@@ -353,7 +353,8 @@ def verify(store: str | Path, **session: Any) -> int:
         from .words import bytes_text
 
         size = bytes_text(report.bytes_stored)
-        text = f"{store} is whole: {report.shards} shards, {size}, every checksum right."
+        shards = f"{report.shards} {'shard' if report.shards == 1 else 'shards'}"
+        text = f"{store} is whole: {shards}, {size}, every checksum right."
         return Output(text, {"store": store, **dataclasses.asdict(report)})
 
     return run(work, **session)

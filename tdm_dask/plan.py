@@ -26,7 +26,7 @@ from .detectors import parse_detector
 from .errors import DiskFullError, MemoryLimitError
 from .lazy import runs, source_of
 from .passes import SPLIT_EVERY
-from .probe import TRIAL_PART, Rate, try_images, try_moments
+from .probe import SLOW_SECONDS, TRIAL_PART, Rate, try_images, try_moments
 from .progress import Stage, silent
 from .recipe import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .recipe_file import Recipe
@@ -312,19 +312,20 @@ class _Scan:
     def _after_trial(cls, request: Request, counts: xr.DataArray, store: Path, seconds: float) -> _Scan:
         """Convert a corner of the scan: with a shard on every thread, and with more if there is time."""
         _, shard = choose_shards(counts.shape, counts.dtype.itemsize)
-        here = resources()
+        here, tried = resources(), False
         fitting = math.prod(-(-n // s) for n, s in zip(counts.shape[:2], shard, strict=False))
-        pieces, took, part = min(here.threads, fitting), 0.0, counts
+        pieces, took, part = 1, math.inf, counts
         while True:
             rows, columns = _corner(pieces, counts.shape, shard)
             part = tdm.crop(counts, y=slice(0, rows), x=slice(0, columns))
             begin = time.perf_counter()
             tdm.convert(part, store, compression=request.reading.get("compression", "lz4"), overwrite=True)
             took = time.perf_counter() - begin
-            more = min(int(pieces * (seconds - took) / took), int(fitting * TRIAL_PART))
-            if more <= pieces:
+            if tried or took > SLOW_SECONDS:
                 break
-            pieces = more
+            # The first time, a process also loads and compiles what it needs.
+            most = max(here.threads, int(fitting * TRIAL_PART))
+            pieces, tried = min(fitting, most, max(here.threads, int(seconds / took))), True
         opened = tdm.open(store)
         source, whole = source_of(opened.data), source_of(counts.data)
         assert source is not None

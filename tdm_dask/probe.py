@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -24,6 +24,8 @@ from .resources import cores
 
 # A trial goes through this part of the scan at most, but for one piece on every thread: short runs have short trials.
 TRIAL_PART = 0.05
+# A first piece that takes longer than this is not slow because a process loads and compiles.
+SLOW_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -120,20 +122,18 @@ def _on_every_thread(work: Any, shared: Any, parts: Sequence[Any], seconds: floa
     )
 
 
-def _until(work: Any, shared: Any, parts: Iterable[Any], seconds: float) -> tuple[int, float, int]:
+def _until(work: Any, shared: Any, parts: Sequence[Any], seconds: float) -> tuple[int, float, int]:
+    """Bytes and seconds of the work, and the memory before it; the first part is done once more, for the first time a
+    process also loads and compiles what it needs."""
     base = psutil.Process(os.getpid()).memory_info().rss
-    parts = iter(parts)
-    first = next(parts)
     begin = time.perf_counter()
-    nbytes = work(shared, first)
+    nbytes = work(shared, parts[0])
     took = time.perf_counter() - begin
-    # The first part also loads what a process needs once; it counts where nothing else fits into the time.
-    if took < seconds:
-        rest, begin = 0, time.perf_counter()
-        for part in parts:
-            rest += work(shared, part)
-            if took + time.perf_counter() - begin > seconds:
-                break
-        if rest:
-            return nbytes + rest, (nbytes + rest) * (time.perf_counter() - begin) / rest, base
-    return nbytes, took, base
+    if took > SLOW_SECONDS:
+        return nbytes, took, base
+    nbytes, begin = 0, time.perf_counter()
+    for part in parts:
+        nbytes += work(shared, part)
+        if time.perf_counter() - begin > seconds:
+            break
+    return nbytes, time.perf_counter() - begin, base

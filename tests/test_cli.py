@@ -87,7 +87,7 @@ def test_a_file_goes_through_convert_calibrate_verify_and_image(run, tmp_path):
     counts = tdm.open("a.zarr")
     assert counts.attrs["energy_eV"] == 200e3
     assert (float(counts.y[1]), float(counts.x[1])) == pytest.approx((0.3229, 0.322))
-    assert run("verify", "a.zarr")[:2] == (0, "a.zarr is whole: 1 shards, 1.62 MB, every checksum right.\n")
+    assert run("verify", "a.zarr")[:2] == (0, "a.zarr is whole: 1 shard, 1.62 MB, every checksum right.\n")
     assert run("image", "a.zarr", "--detector", "adf:30:45", "--out", "adf.npy")[0] == 0
     k = np.hypot(*np.meshgrid(counts.ky, counts.kx, indexing="ij"))
     values = counts.compute().values.astype(float)
