@@ -210,9 +210,7 @@ def test_workers_of_a_cluster_are_counted(scan, tmp_path):
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, memory_limit="1GiB", processes=False, dashboard_address=None
-        ) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="1GiB", dashboard_address=None) as cluster,
         Client(cluster),
     ):
         made = plan_recipe(scan[1], tmp_path / "out", seconds=0.1)
