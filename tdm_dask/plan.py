@@ -28,8 +28,8 @@ from .lazy import runs, source_of
 from .passes import SPLIT_EVERY
 from .probe import SLOW_SECONDS, TRIAL_PART, Rate, try_images, try_moments
 from .progress import Stage, silent
-from .recipe import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .recipe_file import Recipe
+from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .resources import Resources, resources
 from .shards import RANGE_BYTES, choose_shards
 from .statistics import detector_weights

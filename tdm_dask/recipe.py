@@ -7,7 +7,6 @@ and a second run of the same recipe takes up the stages that are there.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 import time
@@ -27,20 +26,18 @@ from zarr.storage import MemoryStore
 
 import tdm_dask as tdm
 
-from .axes import DESCAN, DETECTOR, SCAN, TEMPLATE, axis_coordinate
+from .axes import DESCAN, DETECTOR, TEMPLATE
 from .calibration import HISTORY
 from .detectors import parse_detector
-from .errors import InputError, RecipeError
 from .evaluation import correlations, cross_talk
 from .progress import Stage, silent
-from .recipe_file import Recipe, load_recipe
-from .shards import get, put
-from .sources import identity
-from .storage import list_keys, object_size, resolve, within, writing
-from .store import is_complete, is_store, stored_statistics, write_calibration
+from .recipe_file import Recipe
+from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
+from .shards import put
+from .storage import object_size, resolve, within, writing
+from .store import is_store, stored_statistics, write_calibration
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
-COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -85,103 +82,6 @@ class RecipeResult:
     evaluation: xr.Dataset
     sites: Mapping[str, np.ndarray]
     seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A recipe, checked as far as it can be before its counts are opened, and its sites.
-
-    Attributes
-    ----------
-    recipe : Recipe
-    sites : dict of str to array
-        (y, x) in angstrom.
-    """
-
-    recipe: Recipe
-    sites: Mapping[str, np.ndarray]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the templates."""
-        asked = self.recipe.templates
-        return [] if asked is None else [*self.sites, *([asked.all_name] if asked.all_name else [])]
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How a vendor file is converted: arguments of `tdm_dask.convert`."""
-        given = dataclasses.asdict(self.recipe.source)
-        return {key: value for key, value in given.items() if value is not None and key != "path"}
-
-    @property
-    def calibration(self) -> dict[str, Any]:
-        """What is known: arguments of `tdm_dask.calibrate`."""
-        given = dataclasses.asdict(self.recipe.calibration)
-        return {key: value for key, value in given.items() if value is not None and key != "descan"}
-
-    @property
-    def scan_region(self) -> tuple[slice, ...] | None:
-        region = self.recipe.masks.scan_region
-        return None if region is None else tuple(slice(*region.get(dim, (None,))) for dim in SCAN)
-
-    def detector_region(self, counts: xr.DataArray) -> xr.DataArray | None:
-        """Where masks may have weights."""
-        within = self.recipe.masks.within
-        return None if within is None else parse_detector(within, counts)
-
-    def templates(self, counts: xr.DataArray) -> xr.DataArray:
-        """Templates (template, y, x) of the sites."""
-        asked = self.recipe.templates
-        assert asked is not None
-        if asked.sigma is not None:
-            return tdm.gaussian_template(counts, self.sites, sigma=asked.sigma, all_name=asked.all_name)
-        assert asked.radius is not None
-        return tdm.binary_template(counts, self.sites, radius=asked.radius, all_name=asked.all_name)
-
-
-def read_request(recipe: str | Path | Mapping[str, Any] | Recipe) -> Request:
-    """Read a recipe and its sites, and check them.
-
-    Raises
-    ------
-    RecipeError
-        If something in them is wrong.
-    InputError
-        If there is no such file.
-    """
-    plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    request = Request(plan, _sites(plan))
-    _check_detectors(plan)
-    if is_store(plan.source_place()) and request.reading:
-        raise RecipeError(
-            f"[source] {min(request.reading)} does not go with the store {plan.source_place()}; leave it out."
-        )
-    return request
-
-
-def _sites(plan: Recipe) -> dict[str, np.ndarray]:
-    if plan.templates is None:
-        return {}
-    given = plan.templates.sites
-    found = tdm.read_sites(plan.path_of(given)) if isinstance(given, str) else given
-    kinds = plan.templates.kinds
-    missing = [kind for kind in kinds or () if kind not in found]
-    if missing:
-        raise RecipeError(f'[templates] kinds names "{missing[0]}"; the sites are of {", ".join(found)}.')
-    chosen = {str(kind): np.asarray(found[kind], dtype=np.float64) for kind in (kinds or found)}
-    clash = sorted(set(plan.detectors) & {*chosen, plan.templates.all_name or ""})
-    if clash:
-        raise RecipeError(f'"{clash[0]}" names a detector and a template; rename one of them.')
-    return chosen
-
-
-def _check_detectors(plan: Recipe) -> None:
-    """Raise for a detector that is misspelt now, not after hours of conversion."""
-    angles = {dim: axis_coordinate(dim, 81, 50.0, -2000.0, "mrad") for dim in DETECTOR}
-    pattern = xr.DataArray(np.zeros((81, 81)), angles, DETECTOR, attrs={"semi_angle_mrad": 100.0})
-    within = [] if plan.masks.within is None else [plan.masks.within]
-    for spec in (*plan.detectors.values(), *within):
-        parse_detector(spec, pattern)
 
 
 def run_recipe(
@@ -241,69 +141,6 @@ def run_recipe(
     )
 
 
-def results_place(out: str | Path) -> str | Path:
-    """A folder, which need not exist, or an address without a slash at its end.
-
-    Raises
-    ------
-    InputError
-        If no folder can be made there.
-    """
-    if "://" in str(out):
-        return str(out).rstrip("/")
-    folder = Path(out)
-    if not folder.parent.is_dir():
-        raise InputError(f"The folder {folder.parent} for the results does not exist; make it first.")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder for the results.")
-    return folder
-
-
-def finished_stages(folder: str | Path, request: Request) -> tuple[str, ...]:
-    """Stages that an earlier run has finished in a folder or at an address: of "convert", "correlate" and "images".
-
-    Nothing is written, and nothing made.
-    """
-    before, now = _note(folder), _noted(_depends(request))
-    if before is None:
-        return ()
-    place = resolve(folder)
-    stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if before == now else {}
-    done = [name for name, group in stages.items() if object_size(place, f"{group}/zarr.json") is not None]
-    converted = is_complete(within(folder, COUNTS)) and (before == now or _same_counts(before, now))
-    return (*(["convert"] if converted else []), *done)
-
-
-def stale_results(folder: str | Path, request: Request, overwrite: bool) -> list[str]:
-    """What lies in a folder and is not of this recipe; counts outlive its change, for converting them takes hours.
-
-    Raises
-    ------
-    RecipeError
-        If there is something, and it may not be overwritten.
-    """
-    if isinstance(folder, Path) and not folder.is_dir():
-        return []
-    place, before, now = resolve(folder), _note(folder), _noted(_depends(request))
-    stale = [name for name in (RESULTS, COUNTS) if before != now and list_keys(place, name)]
-    if COUNTS in stale and before is not None and _same_counts(before, now):
-        stale.remove(COUNTS)
-    if stale and not overwrite:
-        raise RecipeError(
-            f"{folder} holds results of another recipe, or of other files; give another folder, or ask to "
-            "overwrite them."
-        )
-    return stale
-
-
-def _note(folder: str | Path) -> Any:
-    """What the results in a folder depend on; None where there are none."""
-    if isinstance(folder, Path) and not folder.is_dir():
-        return None
-    note = get(resolve(folder), NOTE)
-    return None if note is None else json.loads(note.tobytes())
-
-
 class _Clock:
     """Opens each stage and keeps what it took."""
 
@@ -319,22 +156,6 @@ class _Clock:
         return result
 
 
-def _noted(depends: dict[str, Any]) -> Any:
-    """What results depend on, as it is read from its note."""
-    return json.loads(json.dumps(depends))
-
-
-def _depends(request: Request) -> dict[str, Any]:
-    """What the results depend on: the recipe, its sites, the file of counts as it is now, this package."""
-    source = request.recipe.source_place()
-    return {
-        "recipe": request.recipe.asks(),
-        "sites": {kind: places.tolist() for kind, places in request.sites.items()},
-        "source": identity(source) if isinstance(source, Path) and source.is_file() else None,
-        "tdm_dask": importlib.metadata.version("tdm-dask"),
-    }
-
-
 def _prepare(folder: str | Path, request: Request, overwrite: bool) -> None:
     """Make the folder of the results, with a note of what they depend on; what depends on something else goes."""
     stale = stale_results(folder, request, overwrite)
@@ -343,16 +164,9 @@ def _prepare(folder: str | Path, request: Request, overwrite: bool) -> None:
     place = resolve(folder, read_only=False)
     for name in stale:
         sync(place.delete_dir(name))
-    text = json.dumps(_noted(_depends(request)), indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(depends_on(request), indent=1, sort_keys=True, ensure_ascii=False)
     with writing(str(folder)):
         put(place, NOTE, (text + "\n").encode())
-
-
-def _same_counts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether converted counts serve: of the same file in the same way, with no calibration that is gone."""
-    calibrated = [{key for key, value in d["recipe"]["calibration"].items() if value} for d in (before, now)]
-    same_file = before["source"] == now["source"] and before["recipe"]["source"] == now["recipe"]["source"]
-    return same_file and calibrated[0] <= calibrated[1]
 
 
 def _open_or_convert(request: Request, folder: str | Path, clock: _Clock) -> str | Path:
@@ -369,11 +183,14 @@ def _calibrated(request: Request, store: str | Path, clock: _Clock) -> tuple[xr.
     """The calibrated counts and their mean pattern, which the conversion gathered where it can."""
     stored = counts = tdm.open(store)
     known, asked = request.calibration, request.recipe.calibration.descan
+    statistics = stored_statistics(store)
+    reads = request.reads_for_mean_pattern(counts, statistics)
     if asked is False:
         counts = counts.drop_vars(DESCAN, errors="ignore")
-    elif asked and DESCAN[0] not in counts.coords:
-        counts = clock.run("descan", None, lambda: tdm.descan(counts))
-    statistics = None if DESCAN[0] in counts.coords else stored_statistics(store)
+    if "descan" in reads:
+        counts = clock.run("descan", counts.nbytes, lambda: tdm.descan(counts))
+    if "calibrate" in reads:
+        statistics = None
 
     def calibrate() -> tuple[xr.DataArray, np.ndarray]:
         mean = tdm.pixel_statistics(counts)["mean"].compute() if statistics is None else statistics["pattern_mean"]

@@ -28,8 +28,8 @@ LAYERS = [
     },
     {"masks", "detectors", "templates", "sites", "evaluation", "tuning"},
     {"recipe_file", "plot", "image_file", "progress", "cluster", "cluster_watch"},
-    {"recipe"},
-    {"plan"},
+    {"request"},
+    {"recipe", "plan"},
     {"report", "accessor", "describe", "session", "cli", "__main__", "__init__"},
 ]
 

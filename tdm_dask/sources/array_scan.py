@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from ..blocks import Source
 from ..errors import CountsError, ScanShapeError
 from .scan_shape import Filling, fill_with_frames
-from .stacks import FrameOrder
-from .vendor import Request
+from .stacks import FrameOrder, StackSource, chunk_of
+from .vendor import FileState, Request
+
+S = TypeVar("S", bound=StackSource)
 
 # A few blocks; a file with larger chunks cannot be read in less memory.
 _LARGE_CHUNK = 256 * 2**20
@@ -56,6 +60,44 @@ def about_chunks(chunk_bytes: int) -> list[str]:
         f"The file is compressed in chunks of {chunk_bytes / 1e6:.0f} MB, each of which is decompressed as a whole, in "
         "every task that needs a part of it."
     ]
+
+
+def chunked_source(
+    kind: Callable[..., S],
+    request: Request,
+    filling: Filling,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    chunks: tuple[int, ...] | None,
+    leading: tuple[int, ...],
+    order: tuple[int, ...],
+    states: tuple[FileState, ...],
+    **inside: str,
+) -> S:
+    """A source that reads an array of some `shape` chunk by chunk.
+
+    Parameters
+    ----------
+    kind : subclass of StackSource
+    chunks : tuple of int or None
+        Of the array, its leading dims left out; None where there are none.
+    inside : str
+        Where the array is in its file, as that kind of source takes it.
+    """
+    dims = scan_dims(shape, leading, order)
+    flat = len(dims) == 3
+    return kind(
+        str(request.path),
+        (*filling.shape, *detector_of(dims)),
+        dtype.str,
+        leading,
+        flat,
+        chunk_of(chunks, filling.shape[1], flat, order or (0, 1)),
+        order,
+        states,
+        filling.order if flat else None,
+        **inside,
+    )
 
 
 def fill_array(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,63 @@ _SAMPLE_BYTES = 64 * 2**20
 _UNEVEN, _EVEN, _TIMES_EVEN = 0.6, 0.4, 0.3
 
 
+@dataclass(frozen=True)
+class AxisOrder:
+    """How the axes of a scan, or of its frames, lie in an array.
+
+    Attributes
+    ----------
+    axes : list of four mappings
+        In the order (y, x, ky, kx).
+    detector_first : bool or None
+        None where nothing says it, or there is no choice.
+    is_known : bool
+        Whether the array, the format or the caller says it.
+    """
+
+    axes: list[Mapping[str, Any]]
+    detector_first: bool | None
+    is_known: bool
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Where (y, x, ky, kx) are among the array's dims; () as they stand."""
+        return DETECTOR_FIRST if self.detector_first else ()
+
+    @property
+    def findings(self) -> list[str]:
+        return [ABOUT_DETECTOR_FIRST] if self.detector_first else []
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        return () if self.is_known else tuple(_doubts_about_units(self.axes))
+
+
+def axis_order(
+    request: Request, axes: Sequence[Mapping[str, Any]], *, frames: bool, known: bool = False
+) -> AxisOrder:
+    """How the last axes of an array lie: those of a stack of frames, or of a scan.
+
+    Parameters
+    ----------
+    axes : sequence of mapping
+        Of the array's dims; the last two of frames, the last four of a scan count.
+    frames : bool
+        Whether the array is (frame, ky, kx).
+    known : bool, default False
+        Whether the reader knows that the axes are (y, x, ky, kx).
+    """
+    if frames:
+        return AxisOrder([{}, {}, *axes[-2:]], None, True)
+    four = list(axes[-4:])
+    if known:
+        return AxisOrder(four, None, True)
+    detector_first = is_detector_first(request, four)
+    if detector_first:
+        four = [four[i] for i in DETECTOR_FIRST]
+    return AxisOrder(four, detector_first, detector_first is not None)
+
+
 def is_detector_first(request: Request, axes: Sequence[Mapping[str, Any]]) -> bool | None:
     """Whether the detector's axes are the first two of four, by what was asked for, by their units, or by their names.
 
@@ -51,12 +109,7 @@ def is_detector_first(request: Request, axes: Sequence[Mapping[str, Any]]) -> bo
     return None
 
 
-def scan_axes_first(axes: list[Any], detector_first: bool | None) -> list[Any]:
-    """Four axes in the order (y, x, ky, kx)."""
-    return [axes[i] for i in DETECTOR_FIRST] if detector_first else axes
-
-
-def doubts_about_units(axes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _doubts_about_units(axes: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence if the axes that are taken for those of the scan have the unit of a detector's."""
     units = [clean_unit(axis.get("units")) for axis in axes[:2]]
     if not all(map(is_reciprocal, units)):

@@ -11,7 +11,7 @@ import numpy as np
 from ..blocks import Source
 from ..errors import CountsError, SourceError, TdmError
 from .array_scan import detector_of, fill_array
-from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
+from .axis_order import axis_order
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .stacks import DetectorFirst
 from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, rosettasciio_reader
@@ -75,25 +75,22 @@ def _open_image(request: Request, images: list[Any], candidates: list[int], size
             raise CountsError(f"{request.name} holds several stacks of scans; save one of them alone.")
         leading = (pick_frame(request, shape[0]),)
         findings.append(f"Scan {leading[0]} of a stack of {shape[0]}.")
-    detector_first = is_detector_first(request, axes[-4:]) if len(shape) > 3 else None
-    order = DETECTOR_FIRST if detector_first else ()
-    filling = fill_array(request, shape, leading, order)
+    lies = axis_order(request, axes, frames=len(shape) == 3)
+    findings += lies.findings
+    filling = fill_array(request, shape, leading, lies.order)
     offset = int(data["offset"]) + sum(leading) * math.prod(shape[1:]) * dtype.itemsize
     source: Source
-    if detector_first:
-        findings.append(ABOUT_DETECTOR_FIRST)
-        axes = scan_axes_first(axes[-4:], detector_first)
+    if lies.detector_first:
         source = DetectorFirst(str(request.path), (*filling.shape, *detector_of(shape[:-2])), dtype.str, offset)
     else:
         source = filling.raw_frames(str(request.path), detector_of(shape), dtype, offset=offset)
-        if len(shape) > 3 and detector_first is None:
+        if not lies.is_known:
             findings.append(
                 "The axes have no units that tell the scan from the detector, which some DigitalMicrograph files "
                 "exchange; look at the mean pattern, and give detector_first (--detector-first) if it is an image."
             )
     acquisition = _acquisition(image.imdict.get("ImageTags", {}))
-    four = [{}, {}, *axes[-2:]] if len(shape) == 3 else axes[-4:]
-    facts = facts_of_axes(four, acquisition.get("energy_eV"), unit_scale_is_unset=True)
+    facts = facts_of_axes(lies.axes, acquisition.get("energy_eV"), unit_scale_is_unset=True)
     tags = image.imdict.to_dict()
     tags.get("ImageData", {}).pop("Data", None)
     return VendorFile(
@@ -106,8 +103,8 @@ def _open_image(request: Request, images: list[Any], candidates: list[int], size
         metadata=plain(tags),
         findings=(*findings, *filling.findings, *facts.findings),
         valid_patterns=filling.valid_patterns,
-        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
-        order_is_known=len(shape) == 3 or detector_first is not None,
+        doubts=lies.doubts,
+        order_is_known=lies.is_known,
     )
 
 

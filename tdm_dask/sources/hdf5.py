@@ -11,9 +11,9 @@ from typing import Any
 
 from ..blocks import RawFrames, Source
 from ..errors import SourceError, TdmError
-from .array_scan import Located, about_chunks, detector_of, fill_array, scan_dims
+from .array_scan import Located, about_chunks, chunked_source, detector_of, fill_array, scan_dims
 from .axis_order import DETECTOR_FIRST
-from .stacks import DetectorFirst, Exchanged, JoinedFrames, StackSource, chunk_of
+from .stacks import DetectorFirst, Exchanged, JoinedFrames, StackSource
 from .vendor import FileState, Request, check_dtype, file_state, storage_dtype
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -159,19 +159,18 @@ def dataset_source(
             else Exchanged(DetectorFirst(str(request.path), (nx, ny, nkx, nky), dtype.str, offset))
         )
     else:
-        flat = len(shape) == 3
         chunks = None if dataset.chunks is None else dataset.chunks[len(leading) :]
         sentences += about_chunks(math.prod(chunks or ()) * dtype.itemsize)
-        source = Hdf5Source(
-            str(request.path),
-            (*filling.shape, *detector),
-            dtype.str,
+        source = chunked_source(
+            Hdf5Source,
+            request,
+            filling,
+            dataset.shape,
+            dtype,
+            chunks,
             leading,
-            flat,
-            chunk_of(chunks, filling.shape[1], flat, order or (0, 1)),
             order,
             states,
-            filling.order if flat else None,
             dataset=place or dataset.name,
         )
     return Located(filling.without_missing(source), tuple(sentences), filling.valid_patterns, linked)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..errors import CountsError, InputError, SourceError
 from .array_scan import Located
-from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
+from .axis_order import axis_order
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .hdf5 import dataset_source
 from .vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
@@ -86,20 +87,19 @@ def open_signal(request: Request, experiments: Any, reader: Any, reader_name: st
             f"{request.name} is stored with its navigation axis last; expected (frame, ky, kx): save it from HyperSpy "
             "again."
         )
-    detector_first = None if flat else is_detector_first(request, axes[-4:])
-    if not flat and request.detector_first is None and all(axis.get("navigate") for axis in axes[-2:]):
-        detector_first = True
-    if detector_first:
-        findings.append(ABOUT_DETECTOR_FIRST)
+    if request.detector_first is None and all(axis.get("navigate") for axis in axes[-2:]):
+        request = replace(request, detector_first=True)
+    lies = axis_order(request, axes, frames=flat)
+    findings += lies.findings
     line = (1, dataset.shape[0]) if flat and request.scan_shape is None else None
     if line is not None:
         findings.append(
             f"The scan has one axis of {dataset.shape[0]} positions, taken as one line; give scan_shape if it is more."
         )
     acquisition = acquisition_facts(metadata)
-    four = [{}, navigation[0], *signal] if flat else scan_axes_first(axes[-4:], detector_first)
+    four = [{}, navigation[0], *signal] if flat else lies.axes
     facts = facts_of_axes(four, acquisition.get("energy_eV"))
-    scan = locate(dataset, leading, DETECTOR_FIRST if detector_first else (), line)
+    scan = locate(dataset, leading, lies.order, line)
     return VendorFile(
         path=str(request.path),
         reader=reader_name,
@@ -111,8 +111,8 @@ def open_signal(request: Request, experiments: Any, reader: Any, reader_name: st
         findings=(*findings, *scan.findings, *facts.findings),
         valid_patterns=scan.valid_patterns,
         linked=scan.linked,
-        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
-        order_is_known=flat or detector_first is not None,
+        doubts=lies.doubts,
+        order_is_known=lies.is_known,
     )
 
 

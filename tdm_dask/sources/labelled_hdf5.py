@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import CountsError, InputError, SourceError
-from .axis_order import (
-    ABOUT_DETECTOR_FIRST,
-    DETECTOR_FIRST,
-    doubts_about_units,
-    is_detector_first,
-    scan_axes_first,
-)
+from .axis_order import axis_order
 from .calibration_facts import clean_unit, facts_of_axes, is_reciprocal, length
 from .hdf5 import arrays, axis_of, dataset_source, missing_links
 from .vendor import Request, VendorFile, pick_frame, plain
@@ -54,26 +48,20 @@ def open_labelled(request: Request, file: Any) -> VendorFile:
         else:
             request.refuse_frame("an HDF5 file")
     axes = _emd_axes(dataset) or _nexus_axes(dataset) or [{"name": dim.label} for dim in dataset.dims]
-    order: tuple[int, ...] = ()
     from_the_fastest = _counts_dims_from_the_fastest(file, dataset, axes) and request.detector_first is not False
-    detector_first = is_detector_first(request, axes[-4:]) if dataset.ndim >= 4 and not from_the_fastest else None
-    if detector_first:
-        order = DETECTOR_FIRST
-        axes = [*axes[:-4], *scan_axes_first(axes[-4:], detector_first)]
-        findings.append(ABOUT_DETECTOR_FIRST)
     if from_the_fastest:
         if dataset.ndim == 5:
             raise SourceError(
                 f"{request.name} is a stack of scans in EMD 0.x, which numbers dims from the fastest one; save one "
                 "scan alone."
             )
-        order = tuple(reversed(range(dataset.ndim)))
         axes = axes[::-1]
         findings.append("EMD 0.x stores the detector first; each pattern is gathered from all over the array.")
-    four = axes[-4:] if dataset.ndim >= 4 else [{}, {}, *axes[-2:]]
+    lies = axis_order(request, axes, frames=dataset.ndim < 4, known=from_the_fastest)
+    order = tuple(reversed(range(dataset.ndim))) if from_the_fastest else lies.order
+    findings += lies.findings
     is_nexus = "signal" in dataset.parent.attrs
-    facts = facts_of_axes(four, None, unit_scale_is_unset=is_nexus)
-    is_certain = dataset.ndim < 4 or from_the_fastest or detector_first is not None
+    facts = facts_of_axes(lies.axes, None, unit_scale_is_unset=is_nexus)
     scan = dataset_source(request, dataset, leading, order, place=place)
     return VendorFile(
         path=str(request.path),
@@ -85,8 +73,8 @@ def open_labelled(request: Request, file: Any) -> VendorFile:
         findings=(*findings, *scan.findings, *facts.findings),
         valid_patterns=scan.valid_patterns,
         linked=scan.linked,
-        doubts=() if is_certain else tuple(doubts_about_units(axes[-4:])),
-        order_is_known=is_certain,
+        doubts=lies.doubts,
+        order_is_known=lies.is_known,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..blocks import Source
 from ..errors import CountsError, SourceError
 from .array_scan import detector_of, fill_array
-from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
+from .axis_order import axis_order
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .raw import npy_header
 from .stacks import DetectorFirst
@@ -76,23 +76,21 @@ def open_prz(request: Request) -> VendorFile:
         request.refuse_frame("a Panta Rhei file")
     axes = _axes(metadata, len(shape))[-4:]
     contents = [axis.get("name") for axis in axes]
-    detector_first = is_detector_first(request, axes) if len(shape) > 3 else None
+    lies = axis_order(request, axes, frames=len(shape) == 3)
+    findings += lies.findings
     mixed = len(shape) > 3 and (_SCAN & set(contents[2:]) or _DETECTOR & set(contents[:2]))
-    if mixed and not detector_first and request.detector_first is None:
+    if mixed and not lies.detector_first and request.detector_first is None:
         raise CountsError(f"{request.name} holds the axes {contents}; expected (ScanY, ScanX, CameraY, CameraX).")
-    filling = fill_array(request, shape, leading, DETECTOR_FIRST if detector_first else ())
+    filling = fill_array(request, shape, leading, lies.order)
     offset += sum(leading) * math.prod(shape[1:]) * dtype.itemsize
     stored = storage_dtype(dtype)
     source: Source
-    if detector_first:
-        findings.append(ABOUT_DETECTOR_FIRST)
-        axes = scan_axes_first(axes, detector_first)
+    if lies.detector_first:
         source = DetectorFirst(str(request.path), (*filling.shape, *detector_of(shape[:-2])), stored.str, offset)
     else:
         source = filling.raw_frames(str(request.path), detector_of(shape), stored, offset=offset)
     acquisition = _acquisition(metadata)
-    four = [{}, {}, *axes[-2:]] if len(shape) == 3 else axes
-    facts = facts_of_axes(four, acquisition.get("energy_eV"))
+    facts = facts_of_axes(lies.axes, acquisition.get("energy_eV"))
     return VendorFile(
         path=str(request.path),
         reader="Panta Rhei",
@@ -103,8 +101,8 @@ def open_prz(request: Request) -> VendorFile:
         metadata=plain(metadata),
         findings=(*findings, *filling.findings, *facts.findings),
         valid_patterns=filling.valid_patterns,
-        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
-        order_is_known=len(shape) == 3 or detector_first is not None,
+        doubts=lies.doubts,
+        order_is_known=lies.is_known,
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import CountsError, ScanShapeError, SourceError
 from .array_scan import scan_dims
-from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
+from .axis_order import axis_order
 from .calibration_facts import acquisition_facts, facts_of_axes
 from .scan_shape import fill_with_frames
 from .stacks import StackSource, chunk_of
@@ -133,13 +133,9 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     if 0 in data.shape:
         raise CountsError(f"{request.name} holds an array of shape {data.shape}; every dim needs at least one element.")
     flat = data.ndim == 3
-    four = [{}, {}, *axes[-2:]] if flat else axes[-4:]
-    detector_first = None if flat else is_detector_first(request, four)
-    order: tuple[int, ...] = ()
-    if detector_first:
-        order = DETECTOR_FIRST
-        findings.append(ABOUT_DETECTOR_FIRST)
-        four = scan_axes_first(four, detector_first)
+    lies = axis_order(request, axes, frames=flat)
+    order = lies.order
+    findings += lies.findings
     shape: Any = scan_dims(data.shape, leading, order)
     filling = None
     if flat:
@@ -157,7 +153,7 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
     acquisition = acquisition_facts(metadata)
     # The unit of the beam current differs between rosettasciio's readers.
     acquisition.pop("beam_current_A", None)
-    facts = facts_of_axes(four, acquisition.get("energy_eV"), unit_scale_is_unset=True)
+    facts = facts_of_axes(lies.axes, acquisition.get("energy_eV"), unit_scale_is_unset=True)
     chunks = _whole_patterns(plugin, data) if len(signals) == 1 and not order else None
     source = RosettaSource(
         str(request.path),
@@ -185,8 +181,8 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         metadata=plain({"metadata": metadata, "original_metadata": signal.get("original_metadata", {})}),
         findings=(*findings, *facts.findings),
         valid_patterns=None if filling is None else filling.valid_patterns,
-        doubts=tuple(doubts_about_units(four)) if detector_first is None else (),
-        order_is_known=flat or detector_first is not None,
+        doubts=lies.doubts,
+        order_is_known=lies.is_known,
     )
 
 

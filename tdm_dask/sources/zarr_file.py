@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import CountsError, SourceError, TdmError
-from .array_scan import Located, about_chunks, detector_of, fill_array, scan_dims
-from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST, doubts_about_units, is_detector_first, scan_axes_first
+from .array_scan import Located, about_chunks, chunked_source, fill_array
+from .axis_order import axis_order
 from .calibration_facts import facts_of_axes
 from .hspy import open_signal
-from .stacks import StackSource, chunk_of
+from .stacks import StackSource
 from .vendor import FileState, Request, VendorFile, check_dtype, file_state, pick_frame, plain, rosettasciio_reader
 
 # What a folder has at its top if it is a zarr group or array.
@@ -156,14 +156,10 @@ def _open_group(request: Request, root: Any) -> VendorFile:
         acquisition["energy_eV"] = energy
     four = axes[-4:] if len(axes) >= 4 else [{}, {}, *axes[-2:]]
     four = four if len(four) == 4 else [{}] * 4
-    detector_first = is_detector_first(request, four) if array.ndim > 3 and not order else None
-    if detector_first:
-        order = DETECTOR_FIRST
-        four = scan_axes_first(four, detector_first)
-        findings.append(ABOUT_DETECTOR_FIRST)
-    is_certain = array.ndim == 3 or bool(order) or detector_first is not None
-    facts = facts_of_axes(four, energy)
-    scan = _locate(request, array, leading, order)
+    lies = axis_order(request, four, frames=array.ndim == 3, known=bool(order))
+    findings += lies.findings
+    facts = facts_of_axes(lies.axes, energy)
+    scan = _locate(request, array, leading, order or lies.order)
     return VendorFile(
         path=str(request.path),
         reader=f"zarr {zarr.__version__}",
@@ -175,8 +171,8 @@ def _open_group(request: Request, root: Any) -> VendorFile:
         findings=(*findings, *scan.findings, *facts.findings),
         valid_patterns=scan.valid_patterns,
         linked=scan.linked,
-        doubts=() if is_certain else tuple(doubts_about_units(four)),
-        order_is_known=is_certain,
+        doubts=lies.doubts,
+        order_is_known=lies.is_known,
     )
 
 
@@ -199,22 +195,11 @@ def _locate(
 ) -> Located:
     dtype = check_dtype(array.dtype, request.name)
     filling = fill_array(request, array.shape, leading, order, declared, declared_by)
-    shape = scan_dims(array.shape, leading, order)
-    flat = len(shape) == 3
     # Of a shard, its inner chunks are decompressed one by one; a whole shard at once would be held twice.
     chunks = array.chunks[len(leading) :]
     states = _metadata_states(request.path, array.path)
-    source = ZarrSource(
-        str(request.path),
-        (*filling.shape, *detector_of(shape)),
-        dtype.str,
-        leading,
-        flat,
-        chunk_of(chunks, filling.shape[1], flat, order or (0, 1)),
-        order,
-        states,
-        filling.order if flat else None,
-        array=array.path,
+    source = chunked_source(
+        ZarrSource, request, filling, array.shape, dtype, chunks, leading, order, states, array=array.path
     )
     linked = tuple(path for path, _, _ in states)
     findings = (*filling.findings, *about_chunks(math.prod(chunks) * dtype.itemsize))
