@@ -85,7 +85,7 @@ def _figures(result: RecipeResult, folder: Path) -> dict[str, Path]:
     folder.mkdir(exist_ok=True)
     angle = _semi_angle(result)
     sites = result.sites if unit_of(result.counts, "x") == "angstrom" else {}
-    drawn = {"pacbed": plot_pacbed(result.pacbed, semi_angle=angle)}
+    drawn: dict[str, Any] = {"pacbed": plot_pacbed(result.pacbed, semi_angle=angle)}
     if "virtual" in result.images:
         for number, (name, image) in enumerate(_each(result.images["virtual"], VIRTUAL)):
             drawn[f"image_{name}"] = plot_image(image, title=name, sites=sites if number == 0 else None)

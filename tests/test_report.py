@@ -111,8 +111,7 @@ def test_text_of_a_recipe_cannot_become_markup(tmp_path):
 
 
 def test_an_image_is_drawn_in_its_own_proportions_with_a_round_scale_bar(images):
-    figure = plot_image(images[0], sites={"Li": [(0.0, 0.0), (2.0, 1.0), (50.0, 50.0)]})
-    axes = figure.axes[0]
+    axes = plot_image(images[0], sites={"Li": [(0.0, 0.0), (2.0, 1.0), (50.0, 50.0)]})
     assert axes.get_xlim() == pytest.approx((-0.125, 2.875))
     assert axes.get_ylim() == pytest.approx((4.25, -0.25))
     assert axes.get_title(loc="left") == "Li"
@@ -126,22 +125,22 @@ def test_an_image_is_drawn_in_its_own_proportions_with_a_round_scale_bar(images)
 def test_the_scale_bar_has_a_unit_that_suits_the_scan(step, text):
     coords = {dim: axis_coordinate(dim, 100, step, 0, "angstrom") for dim in ("y", "x")}
     image = xr.DataArray(np.random.default_rng(1).random((100, 100)), coords, ("y", "x"))
-    assert plot_image(image).axes[0].artists[0].txt_label.get_text() == text
+    assert plot_image(image).artists[0].txt_label.get_text() == text
 
 
 def test_the_colours_of_a_mask_are_centred_on_zero(masks):
-    figure = plot_mask(masks[0], semi_angle=6.0)
-    low, high = figure.axes[0].images[0].get_clim()
+    axes = plot_mask(masks[0], semi_angle=6.0)
+    low, high = axes.images[0].get_clim()
     assert low == -high == -float(abs(masks[0]).max())
-    (disk,) = figure.axes[0].patches
+    (disk,) = axes.patches
     assert disk.get_radius() == 6.0
-    assert figure.axes[0].get_xlabel() == "kx (mrad)"
+    assert axes.get_xlabel() == "kx (mrad)"
 
 
 def test_images_stand_over_their_masks(images, masks):
-    figure = plot_columns(images, masks, semi_angle=6.0)
-    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == KINDS
-    for number, axes in enumerate(figure.axes):
+    grid = plot_columns(images, masks, semi_angle=6.0)
+    assert [axes.get_title(loc="left") for axes in grid[0]] == KINDS
+    for number, axes in enumerate(grid.flat):
         source = (images if number < 2 else masks)[number % 2]
         np.testing.assert_array_equal(axes.images[0].get_array(), source)
     with pytest.raises(InputError, match="the same"):
@@ -150,8 +149,7 @@ def test_images_stand_over_their_masks(images, masks):
 
 def test_cross_talk_is_written_into_the_heat_maps(images):
     table = cross_talk(images, images[::-1])
-    figure = plot_cross_talk(table)
-    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    texts = [[text.get_text() for text in axes.texts] for axes in plot_cross_talk(table)]
     expected = [f"{value:+.2f}".replace("-", "−") for value in table.R.values.ravel()]
     assert texts[0] == texts[1] == expected
     assert texts[2] == ["+0.00", "+0.00"]
@@ -180,6 +178,14 @@ def test_images_are_written_for_other_programs(images, tmp_path):
     np.testing.assert_array_equal(stored["image"], image)
     assert stored.x.attrs["units"] == "angstrom"
     assert imread(write_image(image, tmp_path / "a.png")).ndim == 3
+
+
+def test_figures_are_drawn_into_axes_that_are_given(images, masks):
+    axes = plot_image(images[0])
+    for draw, what in ((plot_image, images[1]), (plot_mask, masks[0]), (plot_pacbed, abs(masks[0]))):
+        before = len(axes.images)
+        assert draw(what, axes=axes) is axes
+        assert len(axes.images) == before + 1
 
 
 def test_figures_are_the_same_every_time(masks, tmp_path):

@@ -1,0 +1,87 @@
+"""One style for all figures: fonts, lines, colours that are told apart with any colour vision.
+
+Figures are made without pyplot: none needs a display or leaves state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.6,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "image.interpolation": "nearest",
+}
+GREY, DIVERGING, SEQUENTIAL = "gray", "RdBu_r", "magma"
+INK = "#1a1a1a"
+# Okabe and Ito's colours, told apart with any colour vision, each with a marker of its own.
+COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def styled(function: F) -> F:
+    """Draw in the style of this package, whatever the user's own is."""
+
+    @wraps(function)
+    def draw(*args: Any, **kwargs: Any) -> Any:
+        with mpl.rc_context(STYLE):
+            return function(*args, **kwargs)
+
+    return draw  # type: ignore[return-value]
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """The only Axes of a new figure, which is `width` x `height` inches."""
+    return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches, whose parts make room for each other's labels."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def figure_of(drawn: Any) -> Figure:
+    """The figure that Axes, an array of them or a part of a figure belong to.
+
+    Examples
+    --------
+    >>> axes = new_axes(2, 2)
+    >>> figure_of(np.array([axes])) is axes.figure
+    True
+    """
+    first = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
+    while not isinstance(first, Figure):
+        first = first.figure
+    return first
+
+
+@styled
+def save_figure(drawn: Figure | SubFigure | Axes | np.ndarray, path: str | Path) -> Path:
+    """Write a figure, or that of some Axes, at 200 dots per inch; the suffix of `path` chooses the format."""
+    figure_of(drawn).savefig(path, bbox_inches="tight", pad_inches=0.06, facecolor="white")
+    return Path(path)
