@@ -49,7 +49,7 @@ MEMBERS = (COUNTS, *DIMS, *GATHERED, *GATHERED.values(), *DESCAN, *STATISTICS, "
 FACTS = (
     "energy_eV", "semi_angle_mrad", "pixel_size_mrad", "rotation_deg", "transpose", "flip", "counts_per_electron",
     "dwell_time_s", "beam_current_A", "electrons_per_probe", "electrons_per_square_angstrom", "calibration_history",
-    "bf_disk_centre_px", "bf_disk_radius_px",
+    "bf_disk_centre_px", "bf_disk_radius_px", "truth",
 )  # fmt: skip
 
 
