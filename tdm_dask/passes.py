@@ -210,18 +210,42 @@ def _plan(
     return _Pass(name, layer, keys, chunks, dependencies)
 
 
-def _tree(name: str, layer: dict[Any, Any], keys: list[Any], reduction: Reduction) -> Any:
+def _tree(
+    name: str, layer: dict[Any, Any], keys: list[Any], reduction: Reduction, together: int = SPLIT_EVERY
+) -> Any:
     """Add the tasks that merge `keys` to one, a few at a time; gives the last key."""
     level = 0
     while len(keys) > 1 or level == 0:
         merged = []
-        for n, first in enumerate(range(0, len(keys), SPLIT_EVERY)):
+        for n, first in enumerate(range(0, len(keys), together)):
             key = (f"merge-{name}", level, n)
-            group = List(*map(TaskRef, keys[first : first + SPLIT_EVERY]))
+            group = List(*map(TaskRef, keys[first : first + together]))
             layer[key] = Task(key, _merge_all, reduction, group)
             merged.append(key)
         keys, level = merged, level + 1
     return keys[0]
+
+
+def reduced(
+    array: Any,
+    reduction: Reduction,
+    used: np.ndarray | None,
+    pixels: np.ndarray | None,
+    operand: Delayed | None,
+    shifts: np.ndarray | None,
+    result: Callable[..., Any],
+    *arguments: Any,
+    together: int = SPLIT_EVERY,
+) -> Delayed:
+    """`result(state, *arguments)` of what one pass over the counts merges to, lazy; parameters as in `moments`.
+
+    No more than `together` partial results are merged at a time: two where they are large.
+    """
+    plan = _plan(array, reduction, used, pixels, operand, shifts)
+    merged = _tree(plan.name, plan.layer, list(plan.keys.values()), reduction, together)
+    key = f"{result.__name__}-{plan.name}"
+    plan.layer[key] = Task(key, result, TaskRef(merged), *arguments)
+    return Delayed(key, HighLevelGraph.from_collections(key, plan.layer, plan.dependencies))
 
 
 def moments(
@@ -264,17 +288,12 @@ def moments(
         When computed, if counts that are used are NaN or infinite.
     """
     detector = array.shape[2:]
-    reduction = _moments(array, pixels, shifts)
+    reduction = moments_reduction(array, pixels, shifts)
     if shifts is not None and not reduction.exact and source_of(array) is None:
         # A pixel then has parts in several blocks of the detector, and only exact sums of parts can be joined.
         array = array.rechunk({2: -1, 3: -1})
     operand = None if templates is None else delayed(templates, pure=True, traverse=False)
-    plan = _plan(array, reduction, used, pixels, operand, shifts)
-    layer = plan.layer
-    merged = _tree(plan.name, layer, list(plan.keys.values()), reduction)
-    key = f"moments-{plan.name}"
-    layer[key] = Task(key, _moments_result, TaskRef(merged), reduction, detector, pixels)
-    result = Delayed(key, HighLevelGraph.from_collections(key, layer, plan.dependencies))
+    result = reduced(array, reduction, used, pixels, operand, shifts, moments_result, reduction, detector, pixels)
     shapes = {"n": (), "mean": detector, "std": detector, "rho": (n_templates, *detector)}
     if templates is None:
         del shapes["rho"]
@@ -291,7 +310,7 @@ def moments(
     }
 
 
-def _moments(array: Any, pixels: np.ndarray | None, shifts: np.ndarray | None) -> Moments:
+def moments_reduction(array: Any, pixels: np.ndarray | None, shifts: np.ndarray | None) -> Moments:
     """What gathers moments of an array's counts at some pixels."""
     detector = array.shape[2:]
     source = source_of(array)
@@ -328,10 +347,8 @@ def tile_means(
     CountsError
         If counts that are used are NaN or infinite.
     """
-    reduction = TileMoments(_moments(array, pixels, None), edges)
-    plan = _plan(array, reduction, used, pixels, None, None)
-    key = _tree(plan.name, plan.layer, list(plan.keys.values()), reduction)
-    result = Delayed(key, HighLevelGraph.from_collections(key, plan.layer, plan.dependencies))
+    reduction = TileMoments(moments_reduction(array, pixels, None), edges)
+    result = reduced(array, reduction, used, pixels, None, None, dict)
     states = result.compute(scheduler="threads") if isinstance(array, np.ndarray) else result.compute()
     tiles = tuple(len(e) - 1 for e in edges)
     n, mean = np.zeros(tiles, np.int64), np.zeros((*tiles, *array.shape[2:]))
@@ -339,11 +356,11 @@ def tile_means(
         n[tile] = state["n"]
         mean[(*tile, *reduction.moments.pixels)] = reduction.moments.mean_variance_cross(state)[0]
     bad = np.asarray(~np.isfinite(mean).all((0, 1)))
-    _require_finite(bad if pixels is None else bad & pixels)
+    require_finite(bad if pixels is None else bad & pixels)
     return n, mean
 
 
-def _require_finite(bad: np.ndarray) -> None:
+def require_finite(bad: np.ndarray) -> None:
     """Raise where flags (ky, kx) of pixels with NaN or infinity are set."""
     if bad.any():
         raise CountsError(
@@ -352,10 +369,10 @@ def _require_finite(bad: np.ndarray) -> None:
         )
 
 
-def _moments_result(state: State, reduction: Moments, detector: tuple[int, int], pixels: np.ndarray | None) -> State:
+def moments_result(state: State, reduction: Moments, detector: tuple[int, int], pixels: np.ndarray | None) -> State:
     mean, variance, cross = reduction.mean_variance_cross(state)
     inside = np.ones(mean.shape, bool) if pixels is None else pixels[reduction.pixels]
-    _require_finite(inside & ~(np.isfinite(mean) & np.isfinite(variance) & np.isfinite(cross).all(0)))
+    require_finite(inside & ~(np.isfinite(mean) & np.isfinite(variance) & np.isfinite(cross).all(0)))
     std = np.sqrt(np.where(inside, variance, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = np.where(std > 0, cross / (state["n"] * std), 0.0)
@@ -422,13 +439,14 @@ def images(
             here = None if used is None else used[y0:y1, x0:x1]
             state = TaskRef(plan.keys[i, j]) if (i, j) in plan.keys else None
             key = (name, 0, i, j)
-            layer[key] = Task(key, _images_result, state, TaskRef(operand.key), here, (y1 - y0, x1 - x0))
+            layer[key] = Task(key, images_result, state, TaskRef(operand.key), here, (y1 - y0, x1 - x0))
     graph = HighLevelGraph.from_collections(name, layer, plan.dependencies)
     result = da.Array(graph, name, ((n_masks,), *plan.chunks), dtype=np.float64)
     return result.compute(scheduler="threads") if isinstance(array, np.ndarray) else result
 
 
-def _images_result(state: State | None, masks: Masks, used: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+def images_result(state: State | None, masks: Masks, used: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """Images (mask, y, x) of one task, from what its pass gave; NaN at probes that are not used."""
     if state is None:
         return np.full((len(masks.weights), *shape), np.nan)
     out = state["images"]

@@ -103,14 +103,18 @@ class Moments:
         return np.float32 if self.exact else np.float64
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: Templates | None) -> None:
-        matrix = _used_rows(block, used)
+        matrix = used_rows(block, used)
         if not len(matrix):
             return
         weights: np.ndarray = np.zeros((len(matrix), 0), self.precision)
         if operand is not None:
             weights = np.ascontiguousarray(operand.weights(block.y, block.x, used).T, self.precision)
-        ky, kx = block.ky.start - self.pixels[0].start, block.kx.start - self.pixels[1].start
-        height, width = block.counts.shape[2:]
+        self.add_matrix(state, block.ky, block.kx, matrix, weights)
+
+    def add_matrix(self, state: State, rows: slice, columns: slice, matrix: np.ndarray, weights: np.ndarray) -> None:
+        """Add counts (pattern, pixel) of a tile of the detector, and weights (pattern, template) of `precision`."""
+        ky, kx = rows.start - self.pixels[0].start, columns.start - self.pixels[1].start
+        height, width = rows.stop - rows.start, columns.stop - columns.start
         if self.exact:
             kernels.exact_moments(
                 matrix, read_only(weights), state["total"], state["squares"], state["cross"], ky, kx, width
@@ -256,15 +260,8 @@ class Images:
         return {"window": window, "images": np.zeros((len(operand.weights), *shape)), "tiles": {}, "kept": 0}
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: Masks) -> None:
-        matrix = _used_rows(block, used)
-        place = (block.ky.start, block.ky.stop, block.kx.start, block.kx.stop)
-        if place not in state["tiles"]:
-            # Moved blocks have as many places as shifts; the others, one for each tile of the detector.
-            state["kept"] += matrix.shape[1]
-            if state["kept"] > PLACES_KEPT * operand.weights[0].size:
-                state["tiles"], state["kept"] = {}, matrix.shape[1]
-            state["tiles"][place] = MaskTile.cut(operand.weights[:, block.ky, block.kx], matrix)
-        tile = state["tiles"][place]
+        matrix = used_rows(block, used)
+        tile = MaskTile.kept(state, operand.weights, block, matrix)
         if tile is None:
             return
         sums = tile.weighted_sums(matrix)
@@ -309,6 +306,21 @@ class MaskTile:
     shift32: np.ndarray
     offsets: np.ndarray
 
+    @staticmethod
+    def kept(state: State, weights: np.ndarray, block: Block, matrix: np.ndarray) -> MaskTile | None:
+        """The tile of a block from weights (mask, nky, nkx), kept in "tiles" of a state that starts as {}, "kept" as 0.
+
+        None where all weights are 0.
+        """
+        place = (block.ky.start, block.ky.stop, block.kx.start, block.kx.stop)
+        if place not in state["tiles"]:
+            # Moved blocks have as many places as shifts; the others, one for each tile of the detector.
+            state["kept"] += matrix.shape[1]
+            if state["kept"] > PLACES_KEPT * weights[0].size:
+                state["tiles"], state["kept"] = {}, matrix.shape[1]
+            state["tiles"][place] = MaskTile.cut(weights[:, block.ky, block.kx], matrix)
+        return state["tiles"][place]
+
     @classmethod
     def cut(cls, weights: np.ndarray, matrix: np.ndarray) -> MaskTile | None:
         """The tile of counts (pattern, pixel) from the weights (mask, ky, kx) there; None where they are 0."""
@@ -345,7 +357,7 @@ class MaskTile:
         return sums + self.offsets
 
 
-def _used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
+def used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
     """Counts (pattern, pixel) of the probe positions used, contiguous."""
     if used is None:
         matrix = np.ascontiguousarray(block.matrix)

@@ -63,6 +63,12 @@ def pacbed(counts: xr.DataArray) -> np.ndarray:
 
 def stored_pacbed(counts: xr.DataArray) -> np.ndarray | None:
     """The mean pattern (ky, kx) that a store knows, where the counts are all of it, as they were gathered."""
+    stored = stored_moments(counts)
+    return None if stored is None else stored[0]
+
+
+def stored_moments(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The mean pattern and the standard deviations (ky, kx) that a store knows, as `stored_pacbed`."""
     source = source_of(counts.data)
     if isinstance(source, Shards) and descan_shifts(counts) is None:
         stored = stored_statistics(source.array.store)
@@ -70,9 +76,12 @@ def stored_pacbed(counts: xr.DataArray) -> np.ndarray | None:
         now = valid_patterns(counts)
         same = now is None if flags is None or flags.all() else now is not None and np.array_equal(flags, now)
         if stored is not None and same:
-            mean = np.asarray(stored["pattern_mean"].values, np.float64)
+            mean, variance = (
+                np.asarray(stored[name].values, np.float64) for name in ("pattern_mean", "pattern_variance")
+            )
             pixels = valid_pixels(counts)
-            return mean if pixels is None else np.where(pixels, mean, 0.0)
+            inside = True if pixels is None else pixels
+            return np.where(inside, mean, 0.0), np.sqrt(np.where(inside, variance, 0.0))
     return None
 
 
