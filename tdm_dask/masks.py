@@ -83,7 +83,7 @@ def correlate(
     (1.0, True)
     """
     counts = check_counts(counts)
-    template = _check_template(counts, template)
+    template = check_template(counts, template)
     used = used_patterns(counts, scan_region)
     weights = detector_weights(counts, detector_region)
     pixels = None if (weights > 0).all() else weights > 0
@@ -91,6 +91,13 @@ def correlate(
     stacked = stacked.transpose(TEMPLATE, *SCAN)
     templates = lazily(prepare_templates, stacked.data, used)
     values = moments(counts.data, templates, used, pixels, stacked.sizes[TEMPLATE], descan_shifts(counts))
+    return labelled_correlations(values, counts, template, used, weights)
+
+
+def labelled_correlations(
+    values: dict[str, Any], counts: xr.DataArray, template: xr.DataArray, used: np.ndarray | None, weights: np.ndarray
+) -> xr.Dataset:
+    """What `correlate` returns, from the results of `passes.moments` over the probe positions used."""
     dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
     rho = xr.DataArray(
         values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"}
@@ -212,6 +219,14 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
     """
     counts = check_counts(counts)
     check_normalisation(normalisation)
+    masks = masks_for_pass(counts, mask, normalisation)
+    n_masks, pixels = mask.sizes.get(TEMPLATE, 1), _known_pixels(mask)
+    data = images(counts.data, masks, n_masks, valid_patterns(counts), pixels, descan_shifts(counts))
+    return labelled_image(data, counts, mask, normalisation)
+
+
+def masks_for_pass(counts: xr.DataArray, mask: xr.DataArray, normalisation: Normalisation) -> Any:
+    """Masks as `passes.images` takes them, lazy where the mask is, or an error that says what is wrong with it."""
     if not isinstance(mask, xr.DataArray) or not set(DETECTOR) <= set(mask.dims) <= {TEMPLATE, *DETECTOR}:
         dims = tuple(mask.dims) if isinstance(mask, xr.DataArray) else type(mask).__name__
         raise MaskError(f"The mask has dims {dims}; expected ([template,] ky, kx).")
@@ -225,9 +240,11 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
                 'use normalisation="none".'
             )
         mean, std = (mask.coords[name].transpose(*DETECTOR).data for name in ("mean", "std"))
-    pixels = _known_pixels(mask)
-    masks = lazily(prepare_masks, stacked.data, mean, std, valid_pixels(counts), pixels)
-    data = images(counts.data, masks, stacked.sizes[TEMPLATE], valid_patterns(counts), pixels, descan_shifts(counts))
+    return lazily(prepare_masks, stacked.data, mean, std, valid_pixels(counts), _known_pixels(mask))
+
+
+def labelled_image(data: Any, counts: xr.DataArray, mask: xr.DataArray, normalisation: Normalisation) -> xr.DataArray:
+    """Images (mask, y, x) of counts as `apply_mask` returns them."""
     units = "counts" if normalisation == "none" and mask.attrs.get("units", "1") == "1" else "1"
     result = xr.DataArray(data, dims=(TEMPLATE, *SCAN), coords=scan_coords(counts), name="image")
     result.attrs = {**counts_facts(counts), "normalisation": normalisation, "units": units, "long_name": "image"}
@@ -330,7 +347,8 @@ def check_normalisation(normalisation: str) -> None:
         raise InputError(f'The normalisation is {normalisation!r}; expected "none" or "standardised".')
 
 
-def _check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
+def check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
+    """The template, or an error that says why it does not belong to the counts."""
     if not isinstance(template, xr.DataArray) or not set(SCAN) <= set(template.dims) <= {TEMPLATE, *SCAN}:
         dims = tuple(template.dims) if isinstance(template, xr.DataArray) else type(template).__name__
         raise TemplateError(f"The template has dims {dims}; expected ([template,] y, x).")
