@@ -129,10 +129,11 @@ class Lattice:
         return hash(self.to_json())
 
     def __repr__(self) -> str:
-        a, b = (f"({v[0]:.3f}, {v[1]:.3f})" for v in self.vectors)
+        # Adding zero makes -0.0 a plain zero.
+        a, b, origin = (f"({v[0]:.3f}, {v[1]:.3f})" for v in np.round([*self.vectors, self.origin], 3) + 0.0)
         kinds = ", ".join(f"{kind}: {len(places)}" for kind, places in self.motif.items())
         drift = f", drift of order {self.drift.order}" if self.drift else ""
-        return f"Lattice(a={a}, b={b} angstrom, origin=({self.origin[0]:.3f}, {self.origin[1]:.3f}), {kinds}{drift})"
+        return f"Lattice(a={a}, b={b} angstrom, origin={origin}, {kinds}{drift})"
 
     def sites(self, scan: xr.DataArray, *, margin: float | str = 0.0) -> dict[str, Array]:
         """Every site inside a scan.
