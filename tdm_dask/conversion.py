@@ -61,6 +61,7 @@ from .sources import open_vendor
 from .statistics import flagged_pixels, valid_patterns, valid_pixels
 from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing
 from .store import SIDECARS
+from .thinning_source import Thinned
 
 # The arguments that say how a file is read.
 _LAYOUT = tuple(name for name in inspect.signature(open_vendor).parameters if name not in ("path", "frame"))
@@ -366,7 +367,7 @@ def _stores_read(data: Any) -> Iterator[Store]:
     for name, layer in {} if isinstance(data, np.ndarray) else data.dask.layers.items():
         node = layer.get(f"source-{name}") if name.startswith("counts-") else None
         source = node.value if isinstance(node, DataNode) else None
-        while isinstance(source, Crop):
+        while isinstance(source, Crop | Thinned):
             source = source.source
         if isinstance(source, Shards | ZarrArray):
             yield source.array.store
@@ -382,7 +383,10 @@ def _write(backend: Store, counts: xr.DataArray, paths: tuple[str, ...], attribu
     codec = COMPRESSIONS[attributes["request"]["compression"]]
     dtype = counts.dtype.newbyteorder("=")
     source = source_of(counts.data)
-    array = stores.create(backend, attributes, counts.shape, dtype, codec, _labels(counts), tile_of(source))
+    shard_bytes = None if source is None else source.shard_bytes
+    array = stores.create(
+        backend, attributes, counts.shape, dtype, codec, _labels(counts), tile_of(source), shard_bytes
+    )
     _sweep_partial(backend)
     path = paths[0] if paths else None
     job = Job(array, source, path, attributes["source"], valid_patterns(counts), flagged_pixels(counts), paths[1:])
