@@ -325,7 +325,7 @@ class Lattice:
         Parameters
         ----------
         image : DataArray (y, x)
-            In angstrom. It must hold at least two and a half cells along y and x.
+            In angstrom. It must hold at least two cells along y and x.
         separation, contrast, threshold
             As in :func:`tdm_dask.columns.find_columns`.
         drift : int, default 0

@@ -19,7 +19,7 @@ _PADDING = 4
 _FAINTEST = 0.05
 _MOST_PEAKS = 24
 # Periods that fit less than this many times into the scan are not told from its outline.
-_REPEATS = 2.5
+_REPEATS = 2.0
 # A basis may miss this much of what the best one explains, in amplitude, if its cell is smaller.
 _SLACK = 0.04
 
