@@ -55,6 +55,8 @@ class Source(ABC):
     dtype: np.dtype
     # Bits of the detector's counters, where they are known to be fewer than those of the dtype may be.
     counter_depth: int | None = None
+    # Bytes of a shard of a store that is written from this source, where a usual one would take too long to read.
+    shard_bytes: int | None = None
 
     @property
     def name(self) -> str:

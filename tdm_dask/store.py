@@ -188,17 +188,19 @@ def create(
     codec: Codec,
     coords: dict[str, xr.Variable],
     tile: tuple[int, int] = (1, 1),
+    shard_bytes: int | None = None,
 ) -> ShardedArray:
     """Make the frame of a store (attributes, coordinates, an empty `counts`), or find it, ready for shards.
 
-    The shards are made to suit a source that is read in tiles (y, x) of the scan.
+    The shards are made to suit a source that is read in tiles (y, x) of the scan, and hold at most `shard_bytes`.
     """
     group = zarr.open_group(backend, mode="a", zarr_format=3, attributes={KEY: attributes}, use_consolidated=False)
     for name, variable in coords.items():
         write_variable(group, name, variable)
     array = group.get(COUNTS)
     if not isinstance(array, zarr.Array):
-        inner, shard = follow_tiles(*choose_shards(shape, dtype.itemsize), shape, tile)
+        largest = {} if shard_bytes is None else {"shard_bytes": shard_bytes}
+        inner, shard = follow_tiles(*choose_shards(shape, dtype.itemsize, **largest), shape, tile)
         array = group.create_array(
             COUNTS,
             shape=shape,
