@@ -6,7 +6,7 @@ All lengths are in angstrom, all positions (y, x).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,8 +156,55 @@ def averaged_profile(
     bare = TEMPLATE not in image.dims
     found = {k: _labelled(image, v[0] if bare else v, distance, attrs) for k, (v, attrs) in parts.items()}
     facts = {"start_angstrom": first.tolist(), "period_angstrom": along.tolist()}
-    facts["width_angstrom"] = quantity(width, "angstrom", "width", positive=False)
-    return xr.Dataset(found, attrs=facts)
+    facts |= {} if across is None else {"repeat_angstrom": across.tolist()}
+    return xr.Dataset(found, attrs=facts | {"width_angstrom": quantity(width, "angstrom", "width", positive=False)})
+
+
+def profile_sites(profile: xr.Dataset, sites: Mapping[str, npt.ArrayLike], *, same: float = 0.1) -> dict[str, Array]:
+    """Where the columns between the two lines of an averaged profile lie along it.
+
+    Parameters
+    ----------
+    profile : Dataset
+        From `averaged_profile`.
+    sites : mapping of str to array (n, 2)
+        (y, x) in angstrom by kind of column, those of every unit cell, or of one whole cell at least.
+    same : float (angstrom), default 0.1
+        Columns of a kind that lie closer than this along the profile are one: the same column of several cells.
+
+    Returns
+    -------
+    dict of str to array (n,)
+        Distances in angstrom from 0 to below the period, ascending; kinds with no column there are left out.
+
+    Examples
+    --------
+    >>> scan = {dim: axis_coordinate(dim, 9, 0.5, 0.0, "angstrom") for dim in ("y", "x")}
+    >>> image = xr.DataArray(np.zeros((9, 9)), scan, ("y", "x"))
+    >>> profile = averaged_profile(image, (1, 0), (0, 2), width=1)
+    >>> found = profile_sites(profile, {"Li": [(1.2, 0.5), (0.9, 2.5)], "O": [(3, 1)]})
+    >>> {kind: places.tolist() for kind, places in found.items()}
+    {'Li': [0.5]}
+    """
+    start, along = (np.asarray(profile.attrs[f"{name}_angstrom"]) for name in ("start", "period"))
+    length = float(np.hypot(*along))
+    unit = along / length
+    across = np.asarray(profile.attrs.get("repeat_angstrom", (0.0, 0.0)))
+    rise, half = _cross(unit, across), profile.attrs["width_angstrom"] / 2 + 1e-6
+    found = {}
+    for kind, places in sites.items():
+        relative = np.asarray(places, np.float64).reshape(-1, 2) - start
+        height, distance = unit[0] * relative[:, 1] - unit[1] * relative[:, 0], relative @ unit
+        if rise:  # back to the strip through the start
+            strips = np.rint(height / rise)
+            height, distance = height - strips * rise, distance - strips * (across @ unit)
+        at = np.sort(distance[np.abs(height) <= half] % length)
+        if len(at):
+            groups = np.split(at, np.flatnonzero(np.diff(at) > same) + 1)
+            if len(groups) > 1 and groups[0][0] + length - groups[-1][-1] <= same:  # across the end of the period
+                groups[0] = np.concatenate([groups[0], groups.pop() - length])
+            found[kind] = np.sort([group.mean() % length for group in groups])
+    return found
 
 
 def normalised(profile: xr.DataArray | xr.Dataset) -> Any:
@@ -335,6 +382,6 @@ def _labelled(image: xr.DataArray, values: Array, distance: Array, attrs: Any) -
     along = axis_coordinate(DISTANCE, len(distance), 1.0, 0.0, "angstrom").copy(data=distance)
     coords: dict[str, Any] = {DISTANCE: along}
     if TEMPLATE in image.dims:
-        coords |= {k: v.variable for k, v in image.coords.items() if v.dims == (TEMPLATE,)}
+        coords |= {str(k): v.variable for k, v in image.coords.items() if v.dims == (TEMPLATE,)}
         return xr.DataArray(values, coords, (TEMPLATE, DISTANCE), attrs=dict(attrs))
     return xr.DataArray(values, coords, (DISTANCE,), attrs=dict(attrs))
