@@ -185,18 +185,18 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class TileMoments:
-    """Mean and variance of every detector pixel over each tile of the scan by itself.
+class Tiled:
+    """Another reduction over each tile of the scan by itself: partial results by tile.
 
     Parameters
     ----------
-    moments : Moments
+    inner : Reduction
         What is gathered over a tile.
     edges : (tuple of int, tuple of int)
         Where the tiles of the scan begin and end along y and x.
     """
 
-    moments: Moments
+    inner: Reduction
     edges: tuple[tuple[int, ...], tuple[int, ...]]
 
     def _tiles(self, y: slice, x: slice) -> Iterator[tuple[tuple[int, int], Window]]:
@@ -205,29 +205,30 @@ class TileMoments:
             for j, xs in _overlapping(self.edges[1], x):
                 yield (i, j), (ys, xs)
 
-    def start(self, window: Window, used: np.ndarray | None, operand: None) -> State:
+    def start(self, window: Window, used: np.ndarray | None, operand: Any) -> State:
         state = {}
         for tile, place in self._tiles(*window):
             here = None if used is None else used[_within(place, window)]
             if here is None or here.any():
-                state[tile] = self.moments.start(place, here, None)
+                state[tile] = self.inner.start(place, here, operand)
         return state
 
-    def add(self, state: State, block: Block, used: np.ndarray | None, operand: None) -> None:
+    def add(self, state: State, block: Block, used: np.ndarray | None, operand: Any) -> None:
         for tile, place in self._tiles(block.y, block.x):
             inside = _within(place, (block.y, block.x))
             here = None if used is None else used[inside]
             if here is None or here.any():
-                self.moments.add(state[tile], Block(*place, block.ky, block.kx, block.counts[inside]), here, None)
+                part = Block(*place, block.ky, block.kx, block.counts[inside])
+                self.inner.add(state[tile], part, here, operand)
 
     def finish(self, state: State) -> State:
-        return {tile: self.moments.finish(part) for tile, part in state.items()}
+        return {tile: self.inner.finish(part) for tile, part in state.items()}
 
     def join(self, first: State, second: State) -> State:
-        return {tile: self.moments.join(first[tile], second[tile]) for tile in first}
+        return {tile: self.inner.join(first[tile], second[tile]) for tile in first}
 
     def merge(self, first: State, second: State) -> State:
-        both = {tile: self.moments.merge(dict(first[tile]), second[tile]) for tile in first.keys() & second.keys()}
+        both = {tile: self.inner.merge(dict(first[tile]), second[tile]) for tile in first.keys() & second.keys()}
         return first | second | both
 
 
