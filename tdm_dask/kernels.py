@@ -545,6 +545,38 @@ def gather(
                             row[d] = source[d]
 
 
+@njit(nogil=True, cache=True, fastmath=_REORDER)
+def centred_rows(
+    block: np.ndarray, columns: np.ndarray, places: np.ndarray, mean: np.ndarray, rows: np.ndarray
+) -> None:
+    """Some pixels of a block in float32, less their mean over the block: what is squared in float32 loses nothing.
+
+    Parameters
+    ----------
+    block : ndarray of any real dtype, shape (patterns, pixels)
+    columns : ndarray of int, shape (n,)
+        Pixels of the block that are taken.
+    places : ndarray of int, shape (n,)
+        Where each of them goes in `mean` and `rows`.
+    mean : ndarray of float64
+        Filled in: the mean of each pixel.
+    rows : ndarray of float32, shape (patterns, places)
+        Filled in: the counts less that mean, subtracted in float64.
+    """
+    total = np.zeros(len(columns))
+    for i in range(len(block)):
+        row = block[i]
+        for j in range(len(columns)):
+            total[j] += np.float64(row[columns[j]])
+    for j in range(len(columns)):
+        total[j] /= len(block)
+        mean[places[j]] = total[j]
+    for i in range(len(block)):
+        row, out = block[i], rows[i]
+        for j in range(len(columns)):
+            out[places[j]] = np.float32(np.float64(row[columns[j]]) - total[j])
+
+
 def variance_from_sums(n: int, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Population variance from exact uint64 sums of `n` counts, without loss by cancellation.
 
