@@ -24,7 +24,7 @@ from dask.highlevelgraph import HighLevelGraph
 from .blocks import Block, InMemory, Source, Window, bounding_box
 from .errors import CountsError
 from .lazy import runs, source_of
-from .reductions import Images, Masks, Moments, Reduction, State, Templates, TileMoments
+from .reductions import Images, Masks, Moments, Reduction, State, Templates, Tiled
 from .shifts import distinct, moved, reach
 from .stalls import watched
 
@@ -347,14 +347,14 @@ def tile_means(
     CountsError
         If counts that are used are NaN or infinite.
     """
-    reduction = TileMoments(moments_reduction(array, pixels, None), edges)
-    result = reduced(array, reduction, used, pixels, None, None, dict)
+    inner = moments_reduction(array, pixels, None)
+    result = reduced(array, Tiled(inner, edges), used, pixels, None, None, dict)
     states = result.compute(scheduler="threads") if isinstance(array, np.ndarray) else result.compute()
     tiles = tuple(len(e) - 1 for e in edges)
     n, mean = np.zeros(tiles, np.int64), np.zeros((*tiles, *array.shape[2:]))
     for tile, state in states.items():
         n[tile] = state["n"]
-        mean[(*tile, *reduction.moments.pixels)] = reduction.moments.mean_variance_cross(state)[0]
+        mean[(*tile, *inner.pixels)] = inner.mean_variance_cross(state)[0]
     bad = np.asarray(~np.isfinite(mean).all((0, 1)))
     require_finite(bad if pixels is None else bad & pixels)
     return n, mean
