@@ -81,13 +81,13 @@ def _some(first, electrons, bits):
 @njit(nogil=True, cache=True)
 def _draw_halves(base, row, kept):
     """As `_some` for a probability of one half, of a row, without branches; False where a pixel has over 63 trials."""
-    more = False
+    most = _ZERO
     for d in range(len(row)):
         n = np.uint64(max(row[d], row.dtype.type(0)))
-        more |= n > _MOST
+        most = max(most, n)
         word = ~_mixed(base + _STEP * np.uint64(d))
         kept[d] = _ones((word << (_MOST - min(n, _MOST))) << _ONE)
-    return not more
+    return most <= _MOST
 
 
 @njit(nogil=True, cache=True)
@@ -152,8 +152,8 @@ def _many(first, electrons, probability):
 def thin_counts(
     counts: np.ndarray,
     place: tuple[int, int, int, int],
-    seed: int,
-    bits: int,
+    seed: np.uint64,
+    bits: np.uint64,
     rest: bool,
     out: np.ndarray,
 ) -> None:
@@ -201,8 +201,8 @@ def thin_counts(
 def thin_scaled(
     counts: np.ndarray,
     place: tuple[int, int, int, int],
-    seed: int,
-    bits: int,
+    seed: np.uint64,
+    bits: np.uint64,
     rest: bool,
     gain: float,
     whole: bool,

@@ -44,7 +44,8 @@ class Thinning:
         counts = native(counts, Buffers())
         out = np.empty(counts.shape, counts.dtype) if out is None else out
         seen, filled = (a.view(np.uint8) if a.dtype.kind == "b" else a for a in (counts, out))
-        first = tuple(int(p + o) for p, o in zip(place, self.origin, strict=True))
+        y, x, ky, kx = (int(p + o) for p, o in zip(place, self.origin, strict=True))
+        first = y, x, ky, kx
         key, bits = np.uint64(self.seed), np.uint64(self.bits)
         if counts.dtype.kind != "f" and self.gain == 1:
             kernels.thin_counts(read_only(seen), first, key, bits, self.rest, filled)
