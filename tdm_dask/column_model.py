@@ -19,8 +19,7 @@ _TILE = 96
 _REACH = 5.0  # sigma
 # One step moves no site further than this, in angstrom: the model is linear in displacements only so far.
 _LONGEST_STEP = 0.25
-_STEPS = 12
-_SETTLED = 1e-3  # angstrom
+_SETTLED = 2e-3  # angstrom
 BLUR = (0.15, 1.5)  # angstrom
 _PLANE = 3  # a background that is a plane: constant, y, x
 
@@ -65,7 +64,7 @@ def rendered(model: Model, image: xr.DataArray) -> Array:
 
 
 def refined(
-    model: Model, image: xr.DataArray, used: npt.NDArray[np.bool_], order: int, *, steps: int = _STEPS
+    model: Model, image: xr.DataArray, used: npt.NDArray[np.bool_], order: int, *, steps: int = 15
 ) -> Fitted:
     """Vectors, origin, blur and drift (degrees 2 to `order`) by Gauss-Newton steps, on the pixels that are used.
 
@@ -114,16 +113,11 @@ def without_plane(image: xr.DataArray, values: Array, used: npt.NDArray[np.bool_
 
 def _placed(model: Model, y: Array, x: Array) -> tuple[Array, Array]:
     """Sites that reach into a part of the scan, and their weights."""
-    # A stand-in for a scan: only its corners matter to the lattice.
-    corners = {
-        dim: xr.Variable(dim, [a.min(), a.max()], {"units": "angstrom"}) for dim, a in zip(SCAN, (y, x), strict=True)
-    }
-    window = xr.DataArray(np.zeros((2, 2)), coords=corners, dims=SCAN)
-    lattice = model.lattice
-    split = {f"{n}": [place] for n, place in enumerate(np.concatenate(list(lattice.motif.values())))}
-    sites = replace(lattice, motif=split, columns=None).sites(window, margin=_REACH * model.blur)
-    places = np.concatenate(list(sites.values()))
-    return places, np.repeat(model.weights, [len(p) for p in sites.values()])
+    reach = _REACH * model.blur
+    places, member = model.lattice.inside(
+        (float(y.min()) - reach, float(x.min()) - reach), (float(y.max()) + reach, float(x.max()) + reach)
+    )
+    return places, model.weights[member]
 
 
 def _tiles(image: xr.DataArray) -> Iterator[tuple[slice, slice, Array, Array]]:

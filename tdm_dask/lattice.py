@@ -57,6 +57,12 @@ class Drift:
         for name, shape in (("centre", (2,)), ("half", (2,)), ("coefficients", (terms, 2))):
             object.__setattr__(self, name, _fixed(getattr(self, name), shape, f"The {name} of the drift"))
 
+    @property
+    def largest(self) -> float:
+        """No displacement along y or x is larger than this, in angstrom."""
+        edge = drift_basis(self.centre + 2 * self.half[None], self.centre, self.half, self.order)
+        return float((edge @ np.abs(self.coefficients)).max(initial=0.0))
+
     def at(self, positions: npt.ArrayLike) -> Array:
         """Displacements (n, 2) in angstrom of undrifted positions (n, 2)."""
         points = np.asarray(positions, np.float64)
@@ -155,19 +161,25 @@ class Lattice:
         require_unit(scan, SCAN, "angstrom", "A lattice")
         axes = [np.asarray(scan.coords[dim].values, np.float64) for dim in SCAN]
         low, high = np.array([a.min() for a in axes]) - wide, np.array([a.max() for a in axes]) + wide
+        places, member = self.inside(low, high)
+        ends = np.cumsum([len(motif) for motif in self.motif.values()])
+        kind_of = np.searchsorted(ends, member, side="right")
+        return {kind: places[kind_of == n] for n, kind in enumerate(self.motif)}
+
+    def inside(self, low: npt.ArrayLike, high: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.int64]]:
+        """Sites (n, 2) from `low` to `high`, (y, x) in angstrom, and which of all sites of the motif each is."""
+        low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         # Rounding must not decide about sites on the border.
-        slack = 1e-9 * (1 + np.abs(np.concatenate([low, high])).max())
-        reach = 0.0 if self.drift is None else float(np.abs(self.drift.coefficients).sum()) * 1.1 * _MOST_ORDER
-        corners = np.array([(y, x) for y in (low[0] - reach, high[0] + reach) for x in (low[1] - reach, high[1] + reach)])
-        fraction = (corners - self.origin) @ np.linalg.inv(self.vectors)
-        found = {}
-        for kind, motif in self.motif.items():
-            first = np.floor(fraction.min(0) - motif.max(0)).astype(int)
-            last = np.ceil(fraction.max(0) - motif.min(0)).astype(int)
-            cells = np.stack(np.meshgrid(*(np.arange(f, s + 1) for f, s in zip(first, last, strict=True)), indexing="ij"))
-            places = self.at((cells.reshape(2, -1).T[:, None] + motif).reshape(-1, 2))
-            found[kind] = places[((places >= low - slack) & (places <= high + slack)).all(1)]
-        return found
+        slack = 1e-9 * (1 + np.abs([low, high]).max())
+        reach = 0.0 if self.drift is None else self.drift.largest
+        corners = [(y, x) for y in (low[0] - reach, high[0] + reach) for x in (low[1] - reach, high[1] + reach)]
+        fraction = (np.array(corners) - self.origin) @ np.linalg.inv(self.vectors)
+        motif = np.concatenate(list(self.motif.values()))
+        first, last = np.floor(fraction.min(0) - motif.max(0)), np.ceil(fraction.max(0) - motif.min(0))
+        cells = np.stack(np.meshgrid(*map(np.arange, first, last + 1), indexing="ij"), axis=-1).reshape(-1, 2)
+        places = self.at(motif[:, None] + cells)
+        kept = ((places >= low - slack) & (places <= high + slack)).all(1)
+        return places[kept], np.repeat(np.arange(len(motif)), len(cells))[kept]
 
     def at(self, fractions: npt.ArrayLike) -> Array:
         """Positions (n, 2) in angstrom of fractional positions (n, 2), the drift included."""

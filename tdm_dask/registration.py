@@ -31,17 +31,19 @@ _EXPONENT = {"adf": 1.7, "abf": 0.6}
 _SIGN = {"adf": 1.0, "abf": -1.0}
 _BLUR = 0.4  # angstrom, to start from
 _WINDOW = 14  # longer vectors: the part of the image in which candidates are sought
-_GROWTH = 1.6
-_MOST_REFINED = 12
+_GROWTH = 2.0
+_MOST_REFINED = 8
 _FEWEST_PIXELS = 64
 # Candidates are dropped below this part of the best score.
-_WORST = 0.6
+_WORST = 0.7
 _TURN = 3.0  # degrees: rotations nearer than this are the same
 # Candidates whose sites all lie within this distance, in angstrom, of sites of their kind are the same one.
 _SAME = 0.12
 # A candidate this many standard errors worse than the best is told from it.
 _SETTLED = 3.0
 _FEWEST_BLOCKS = 8
+# The best of thousands of places gains two standard errors from noise alone.
+_SEEN = 4.0
 
 
 @dataclass(frozen=True)
@@ -198,15 +200,15 @@ def register_sites(
     reach = _WINDOW / 2 * float(np.hypot(*lattice.vectors.T).max())
     window = _around_middle(measured, used, reach)
     starts = orientations(lattice, strength, spectrum(measured, window if flags is None else window & flags), max_strain)
-    trials = [_tried(lattice, Model(start, strength, _BLUR), measured, window, 0, max_strain) for start in starts]
-    kept = _merged([t for t in trials if t is not None], measured)[:_MOST_REFINED]
-    while kept:
-        trials = [_tried(lattice, t.model, measured, window, drift, max_strain, t.orientations) for t in kept]
-        kept = _merged([t for t in trials if t is not None], measured)
-        if (window == used).all():
-            break
+    trials = [_tried(lattice, Model(start, strength, _BLUR), measured, window, 0, max_strain, 6) for start in starts]
+    kept = _merged(trials, measured)[:_MOST_REFINED]
+    while kept and (window != used).any():
+        trials = [_tried(lattice, t.model, measured, window, drift, max_strain, 4, t.orientations) for t in kept]
+        kept = _merged(trials, measured)
         reach *= _GROWTH
         window = _around_middle(measured, used, reach)
+    trials = [_tried(lattice, t.model, measured, used, drift, max_strain, 15, t.orientations) for t in kept]
+    kept = _merged(trials, measured)
     if not kept:
         raise SiteError(
             f"No orientation of the crystal fits the image within a strain of {max_strain:g}; check the scan step, the "
@@ -272,11 +274,12 @@ def _tried(
     used: npt.NDArray[np.bool_],
     drift: int,
     max_strain: float,
+    steps: int,
     known: tuple[tuple[bool, float], ...] = (),
 ) -> _Trial | None:
     """A model refined on a part of the image, or None where it does not settle."""
     try:
-        fitted = refined(model, image, used, drift)
+        fitted = refined(model, image, used, drift, steps=steps)
     except SiteError:
         return None
     rotation, mirrored, strain = _decomposed(given, fitted.model.lattice)
@@ -298,11 +301,11 @@ def _decomposed(given: Lattice, found: Lattice) -> tuple[float, bool, tuple[floa
     return rotation, mirrored, (float(stretches[0] - 1), float(stretches[1] - 1))
 
 
-def _merged(trials: list[_Trial], image: xr.DataArray) -> list[_Trial]:
+def _merged(trials: list[_Trial | None], image: xr.DataArray) -> list[_Trial]:
     """Trials that give different sites, best first, without those that fit far worse."""
     groups: list[list[_Trial]] = []
-    for trial in sorted(trials, key=lambda t: -t.score):
-        if trial.score < _WORST * max(t.score for t in trials):
+    for trial in sorted((t for t in trials if t is not None), key=lambda t: -t.score):
+        if groups and trial.score < _WORST * groups[0][0].score:
             break
         same = next((g for g in groups if _apart(trial.model.lattice, g[0].model.lattice, image) < _SAME), None)
         if same is None:
@@ -355,13 +358,12 @@ def _compared(trials: list[_Trial], image: xr.DataArray, used: npt.NDArray[np.bo
     data = without_plane(image, image.values, used)
     size = float(np.hypot(*trials[0].model.lattice.vectors.T).max())
     blocks = _blocks(image, used, size)
-    squares, candidates = [], []
+    # The first entry is the plane alone: what the image is without any crystal.
+    squares, candidates = [data**2], []
     for trial in trials:
         shape = without_plane(image, rendered(trial.model, image), used)
         squares.append((data - (data * shape).sum() / (shape**2).sum() * shape) ** 2)
-        excess = np.array([(squares[-1] - squares[0])[block].sum() for block in blocks])
-        error = float(excess.std(ddof=1) * np.sqrt(len(excess)))
-        worse = float(excess.sum()) / error if error > 1e-9 * float(squares[0].sum()) else 0.0
+        worse = _standard_errors(squares[-1] - squares[1], blocks, float(squares[0].sum()))
         lattice = trial.model.lattice
         candidates.append(
             Candidate(
@@ -376,7 +378,21 @@ def _compared(trials: list[_Trial], image: xr.DataArray, used: npt.NDArray[np.bo
                 len(trial.orientations),
             )
         )
+    support = _standard_errors(squares[0] - squares[1], blocks, float(squares[0].sum()))
+    if support < _SEEN:
+        raise SiteError(
+            f"The crystal hardly shows in the image: its best place has a score of {candidates[0].score:.3f} and describes "
+            f"it better than no crystal by {support:.1f} standard errors, where {_SEEN:g} are needed. Check the zone axis, "
+            "the scan step and the contrast, or take an image with less noise."
+        )
     return tuple(candidates)
+
+
+def _standard_errors(excess: Array, blocks: list[tuple[Any, ...]], scale: float) -> float:
+    """A sum over pixels in units of its standard error, from how it scatters between blocks."""
+    sums = np.array([excess[block].sum() for block in blocks])
+    error = float(sums.std(ddof=1) * np.sqrt(len(sums)))
+    return float(sums.sum()) / error if error > 1e-9 * scale else 0.0
 
 
 def _blocks(image: xr.DataArray, used: npt.NDArray[np.bool_], size: float) -> list[tuple[Any, ...]]:
