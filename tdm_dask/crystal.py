@@ -98,7 +98,7 @@ def sites_from_cif(
     # Lattice vectors across the zone axis, in the plane of the image: their cell times the period holds all atoms once.
     plane = reduced((_basis_along(zone)[1:] @ cell) @ frame.T)
     places = (fractions @ cell) @ frame.T @ np.linalg.inv(plane) % 1.0
-    columns = _columns(places, plane, contents, near)
+    columns = columns_in_projection(places, plane, contents, near)
     vectors, columns = _smallest_cell(plane, columns)
     motif: dict[str, list[Array]] = {}
     content: dict[str, list[Content]] = {}
@@ -195,8 +195,27 @@ def _bezout(a: int, b: int) -> tuple[int, int, int]:
     return sign * previous[0], sign * s[0], sign * t[0]
 
 
-def _columns(places: Array, plane: Array, contents: list[Content], tolerance: float) -> list[tuple[Array, Content]]:
-    """Position, in fractions of the plane's cell, and content of each column; elements by descending atomic number."""
+def columns_in_projection(
+    places: Array, plane: Array, contents: list[Content], tolerance: float
+) -> list[tuple[Array, Content]]:
+    """Atom columns of a cell of a crystal in projection.
+
+    Parameters
+    ----------
+    places : array (n, 2)
+        Atoms, in fractions of the plane's cell.
+    plane : array (2, 2)
+        Vectors (y, x) of that cell as rows, in angstrom.
+    contents : list of dict
+        Elements of each atom with their occupancies.
+    tolerance : float
+        Atoms of a column are at most so far apart, in angstrom.
+
+    Returns
+    -------
+    list of (array (2,), dict)
+        Position, in fractions of the cell, and content of each column; elements by descending atomic number.
+    """
     if len(places) == 1:
         cluster = np.array([1])
     else:

@@ -263,7 +263,7 @@ class Scatterer:
     def _aperture(self) -> Array:
         from abtem.antialias import antialias_aperture
 
-        spacing = tuple(length / n for n, length in zip(self.gpts, self.size, strict=True))
+        spacing = self.size[0] / self.gpts[0], self.size[1] / self.gpts[1]
         return antialias_aperture(self.gpts, spacing, np).astype(np.float32)
 
     @cached_property
