@@ -17,12 +17,12 @@ from .style import COLOURS, INK, SEQUENTIAL, new_axes, styled
 # Colours that stay apart on white, each with a dash of its own.
 _LINES = (COLOURS[6], COLOURS[5], COLOURS[3], COLOURS[2], COLOURS[0], COLOURS[1])
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 3)))
-_ARROWS = 26  # along the longer side
+_ARROWS = 24  # along the longer side
 
 
 @styled
 def plot_deflection(com: xr.DataArray, *, title: str | None = None, axes: Axes | None = None) -> Axes:
-    """The size of a vector on the scan as brightness, and its direction as arrows.
+    """The size of a vector on the scan as brightness; its mean over small squares as arrows.
 
     Parameters
     ----------
@@ -55,26 +55,20 @@ def plot_deflection(com: xr.DataArray, *, title: str | None = None, axes: Axes |
     high = float(np.nanpercentile(size, 99.8)) or 1.0
     picture = axes.imshow(size, cmap=SEQUENTIAL, vmin=0.0, vmax=high, extent=extent)
     every = max(1, -(-max(size.shape) // _ARROWS))
-    rows, columns = (np.arange(every // 2, n, every) for n in size.shape)
+    # Means over squares: single arrows would show noise.
+    blocks = com.coarsen({dim: min(every, com.sizes[dim]) for dim in SCAN}, boundary="trim").mean()
+    v, u = blocks.transpose("component", *SCAN).sel(component=list(SCAN)).values
     left, _, _, top = extent
-    steps = height / size.shape[0], width / size.shape[1]
-    v, u = (part[np.ix_(rows, columns)] for part in vector)
-    # An arrow of the largest size reaches from one to the next.
-    scale = high / (every * min(steps))
-    axes.quiver(
-        left + (columns + 0.5) * steps[1],
-        top + (rows + 0.5) * steps[0],
-        u,
-        v,
-        angles="xy",
-        scale_units="xy",
-        scale=scale,
-        pivot="mid",
-        color="white",
-        width=0.004,
-        headwidth=3.5,
-        headlength=4,
+    rows, columns = (
+        (np.arange(n) + 0.5) * every * length / whole
+        for n, length, whole in zip(v.shape, (height, width), size.shape, strict=True)
     )
+    # The largest arrow reaches from its square to the next.
+    scale = (float(np.nanmax(np.hypot(u, v))) or 1.0) / (
+        1.3 * every * min(height / size.shape[0], width / size.shape[1])
+    )
+    style: dict[str, Any] = {"color": "white", "width": 0.005, "headwidth": 3.2, "headlength": 3.6, "minlength": 0.4}
+    axes.quiver(left + columns, top + rows, u, v, angles="xy", scale_units="xy", scale=scale, pivot="mid", **style)
     bare(axes)
     draw_scale_bar(axes, com)
     axes.set_title(str(com.attrs.get("long_name", "")) if title is None else title)
