@@ -49,7 +49,7 @@ class Conditions:
     max_angle, pixel_size : float
         Of the detector, mrad.
     slice_thickness, potential_sampling : float
-        Angstrom, at most.
+        Angstrom; the grid is rounded up to sizes that transform fast.
     parametrization, projection : str
         Of the atoms' potentials, as abTEM names them.
     sigmas : tuple of (str, float)
@@ -105,7 +105,7 @@ class Scatterer:
 
     @cached_property
     def slices(self) -> int:
-        return count_slices(self.cell[2], self.conditions.slice_thickness)
+        return max(1, round(self.cell[2] / self.conditions.slice_thickness))
 
     @property
     def slice_thickness(self) -> float:
@@ -303,10 +303,6 @@ def need_abtem() -> Any:
 def natural_steps(size: Sequence[float], wavelength: float) -> tuple[float, float]:
     """Angles (y, x) in mrad between the plane waves of a block of a size (y, x) in angstrom."""
     return 1e3 * wavelength / size[0], 1e3 * wavelength / size[1]
-
-
-def count_slices(thickness: float, slice_thickness: float) -> int:
-    return max(1, math.ceil(thickness / slice_thickness - 1e-6))
 
 
 def check_sampling(scatterer: Scatterer) -> None:

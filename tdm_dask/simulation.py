@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ from .scattering import (
     Conditions,
     Scatterer,
     check_sampling,
-    count_slices,
     natural_steps,
     need_abtem,
 )
@@ -96,7 +96,7 @@ def simulate(
     thickness : float (angstrom) or str, or a sequence of them, optional
         Seen at the end of the slice nearest to it, in one run for all; by default the whole specimen.
     slice_thickness, potential_sampling : float (angstrom) or str
-        At most.
+        At most: whole slices fill each repeat of the crystal along the beam.
     parametrization, projection : str
         Of the atoms' potentials, as abTEM names them.
     max_angle : float (mrad) or str
@@ -430,6 +430,9 @@ def _scatterer(
     if any(not 0 <= w < 1 for w in widths.values()):
         raise InputError(f"The displacements are {widths}; expected 0 to 1 angstrom.")
     most = quantity(slice_thickness, "angstrom", "slice_thickness")
+    # Whole slices fill each repeat of the crystal, so that each cuts the same atoms.
+    depth = specimen.repeat[2] / math.ceil(specimen.repeat[2] / most - 1e-6)
+    slices = round(specimen.thickness / depth)
     conditions = Conditions(
         energy=volt,
         semi_angle=quantity(semi_angle, "mrad", "semi_angle"),
@@ -437,7 +440,7 @@ def _scatterer(
         cs=quantity(cs, "angstrom", "cs", positive=False),
         max_angle=quantity(max_angle, "mrad", "max_angle"),
         pixel_size=pixel,
-        slice_thickness=most,
+        slice_thickness=depth,
         potential_sampling=quantity(potential_sampling, "angstrom", "potential_sampling"),
         parametrization=parametrization,
         projection=projection,
@@ -447,8 +450,6 @@ def _scatterer(
     )
     if conditions.max_angle < 2 * pixel:
         raise InputError(f"The detector reaches to {conditions.max_angle:g} mrad, in pixels of {pixel:g}; use more.")
-    slices = count_slices(specimen.thickness, most)
-    depth = specimen.thickness / slices
     planes = sorted({round(t / depth) for t in thicknesses})
     if planes[0] < 1 or planes[-1] > slices:
         raise InputError(

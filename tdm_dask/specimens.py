@@ -121,9 +121,9 @@ def crystal_block(
 ) -> Specimen:
     """A block of any crystal with a zone axis along the beam and right angles, which repeats itself without a seam.
 
-    Of the lattice vectors across the zone axis, two that are perpendicular to each other and span the smallest area
-    are taken; those of the cell as given, which may be a centred one. The one nearer to the crystal's a (to b where a is the zone axis) lies along the slow scan, downwards,
-    as :func:`tdm_dask.crystal.sites_from_cif` has it.
+    Of the lattice vectors across the zone axis (of the cell as given, which may be a centred one), two that are
+    perpendicular to each other and span the smallest area are taken. The one nearer to the crystal's a (to b where a
+    is the zone axis) lies along the slow scan, downwards, as :func:`tdm_dask.crystal.sites_from_cif` has it.
 
     Parameters
     ----------
