@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Pixels of one tile: its bins, means and weights stay in the second-level cache while all patterns go through them.
-TILE = 2048
+# Pixels that are normalised, four patterns of them, before they are added up: as many as the second-level cache takes,
+# for then several of them share a column of the picture.
+TILE = 4096
 
 
 @njit(nogil=True, cache=True)
@@ -23,8 +24,9 @@ def add_to_bins(
 ) -> None:
     r"""Add :math:`(d_{ij} - c_j) w_j` to the element (row of pattern i, column of pixel j) of a picture, in float64.
 
-    Pixels go one after another and four patterns at a time: their sums are different places of memory, so that none
-    waits for the one before. What is added lands in the order of the pixels, whatever the tiles.
+    The pixels of a tile are put in the order of their columns once. Then, four patterns at a time, they are normalised
+    side by side, and those of a column are summed in registers: one after another in memory, each addition would wait
+    for the last one wherever neighbours share a column, or patterns a row.
 
     Parameters
     ----------
@@ -38,21 +40,61 @@ def add_to_bins(
         Accumulator, changed in place.
     """
     patterns, pixels = block.shape
+    size = min(TILE, pixels)
+    order, starts, bins = np.empty(size, np.uint32), np.empty(size + 1, np.uint32), np.empty(size, np.uint32)
+    four = np.empty((4, size))
     for first in range(0, pixels, TILE):
         stop = min(first + TILE, pixels)
-        bins, c, w = columns[first:stop], shift[first:stop], weights[first:stop]
-        whole = patterns - patterns % 4
-        for i in range(0, whole, 4):
-            x0, x1 = block[i, first:stop], block[i + 1, first:stop]
-            x2, x3 = block[i + 2, first:stop], block[i + 3, first:stop]
-            p0, p1, p2, p3 = picture[rows[i]], picture[rows[i + 1]], picture[rows[i + 2]], picture[rows[i + 3]]
-            for j in range(stop - first):
-                b = bins[j]
-                p0[b] += (np.float64(x0[j]) - c[j]) * w[j]
-                p1[b] += (np.float64(x1[j]) - c[j]) * w[j]
-                p2[b] += (np.float64(x2[j]) - c[j]) * w[j]
-                p3[b] += (np.float64(x3[j]) - c[j]) * w[j]
-        for i in range(whole, patterns):
-            x0, p0 = block[i, first:stop], picture[rows[i]]
-            for j in range(stop - first):
-                p0[bins[j]] += (np.float64(x0[j]) - c[j]) * w[j]
+        c, w = shift[first:stop], weights[first:stop]
+        groups = _grouped(columns[first:stop], picture.shape[1], order, starts, bins)
+        for i in range(0, patterns, 4):
+            for k in range(4):
+                if i + k < patterns:
+                    _normalise(block[i + k, first:stop], c, w, four[k])
+                else:
+                    four[k] = 0.0  # a last group of fewer than four adds nothing to the row of the last one
+            y0, y1, y2, y3 = four[0], four[1], four[2], four[3]
+            last = patterns - 1
+            p0, p1 = picture[rows[i]], picture[rows[min(i + 1, last)]]
+            p2, p3 = picture[rows[min(i + 2, last)]], picture[rows[min(i + 3, last)]]
+            for g in range(groups):
+                s0 = s1 = s2 = s3 = 0.0
+                for k in range(starts[g], starts[g + 1]):
+                    j = order[k]
+                    s0 += y0[j]
+                    s1 += y1[j]
+                    s2 += y2[j]
+                    s3 += y3[j]
+                b = bins[g]
+                p0[b] += s0
+                p1[b] += s1
+                p2[b] += s2
+                p3[b] += s3
+
+
+@njit(nogil=True, cache=True)
+def _normalise(x: np.ndarray, shift: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
+    for j in range(len(shift)):
+        y[j] = (np.float64(x[j]) - shift[j]) * weights[j]
+
+
+@njit(nogil=True, cache=True)
+def _grouped(columns: np.ndarray, number: int, order: np.ndarray, starts: np.ndarray, bins: np.ndarray) -> int:
+    """Fill in the order of pixels by column, where each column begins in it, and which it is; gives how many."""
+    places = np.zeros(number, np.int64)
+    for b in columns:
+        places[b] += 1
+    groups = at = 0
+    for b in range(number):
+        n = places[b]
+        places[b] = at
+        if n:
+            bins[groups], starts[groups] = b, at
+            groups += 1
+            at += n
+    starts[groups] = at
+    for j in range(len(columns)):
+        b = columns[j]
+        order[places[b]] = j
+        places[b] += 1
+    return groups
