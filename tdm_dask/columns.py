@@ -18,9 +18,11 @@ from .sites import Array
 # A fifth of the distance between columns smooths noise and leaves neighbours apart: two Gaussians whose width is their
 # own (about a quarter of the distance) together with this are still two peaks.
 _SMOOTHING = 0.2
+# Part of the pixels under the smoothing Gaussian that must be valid where a column is taken to be.
+_KNOWN = 0.3
 # A column walks at most this part of the separation from its brightest pixel.
 _REACH = 0.5
-_BRIGHTEST = 95  # percentile that stands for "a clear column", so that a hot pixel does not
+_BRIGHTEST = 90  # percentile that stands for "a clear column", so that a hot pixel does not
 
 
 def find_columns(
@@ -48,7 +50,7 @@ def find_columns(
         Whether columns are brighter (ADF) or darker (ABF) than what is around them.
     threshold : float in [0, 1), default 0.15
         How far a maximum must rise above the lowest value within `separation` of it, as a part of how far clear columns
-        do (the 95th percentile of all maxima). Lower it for faint columns, raise it where noise is taken for columns.
+        do (the 90th percentile of the maxima, after those too near a higher one are dropped). Lower it for faint columns, raise it where noise is taken for columns.
 
     Returns
     -------
@@ -148,15 +150,18 @@ def _maxima(values: Array, steps: Array, separation: float, threshold: float) ->
     low = grey_erosion(np.where(np.isfinite(smooth), smooth, np.inf), footprint=around, mode="nearest")
     filled = np.where(np.isfinite(smooth), smooth, np.nanmin(smooth))
     rise = filled - np.where(np.isfinite(low), low, filled)
-    found = peak_local_max(filled, footprint=around, exclude_border=False, threshold_abs=-np.inf)
+    # Every pixel above its neighbours, as a faint column may lie on the slope of a bright one.
+    found = peak_local_max(filled, footprint=np.ones((3, 3)), exclude_border=False, threshold_abs=-np.inf)
     # A flat top gives several equal neighbours, and flat ground as many as it has pixels.
     found = found[rise[tuple(found.T)] > 1e-9 * span]
-    found = found[np.isfinite(values[tuple(found.T)])]
+    # A single missing pattern may be the top of a column; beyond the edge of a missing part nothing is known.
+    share = gaussian_filter(np.isfinite(values).astype(np.float64), _SMOOTHING * separation / steps, mode="nearest")
+    found = found[share[tuple(found.T)] > _KNOWN]
     if len(found) == 0:
         return found
-    height = rise[tuple(found.T)]
-    found = found[height >= threshold * np.percentile(height, _BRIGHTEST)]
     found = _thinned(found, filled[tuple(found.T)], steps, separation)
+    height = rise[tuple(found.T)]
+    found = found[height >= threshold * np.percentile(height, _BRIGHTEST, method="lower")]
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 

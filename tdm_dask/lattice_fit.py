@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ _GROWTH = 1.3
 # Beyond the columns that it was fitted to, by this part of half their extent, a drift stays what it is.
 _BEYOND = 1.1
 _VOTERS = 60
+_MOST_ORIGINS, _NEARLY = 5, 0.8
 # Columns further off than this many standard deviations (from the median of all) are no part of the lattice.
 _OUTLIERS = 5.0
 
@@ -104,7 +105,7 @@ def fit_lattice(
         Number of the kind of each site of the motif: origins that differ in no site of any kind are the same.
     origin : array (2,), optional
         To start from. Default: that at which the most columns of the first window lie on sites, every column taken for
-        every site in turn.
+        every site in turn; of those that do nearly as well, the one that fits all columns best.
     order : int
         Highest degree of the polynomials of the drift; below 2 there is none.
     tolerance : float
@@ -120,21 +121,47 @@ def fit_lattice(
     distance = np.hypot(*(peaks - start).T)
     radius = _FIRST_RADIUS * float(np.hypot(*vectors.T).max())
     near = distance <= radius
-    rivals = np.empty((0, 2))
     if origin is None:
-        origin, rivals = _vote(peaks[near], allowed[near], vectors, motif, kind_of, start, tolerance)
-    state = _State(vectors, origin, peaks[near].mean(0), np.ones(2), np.zeros((len(drift_terms(order)), 2)), order)
+        origins = _vote(peaks[near], allowed[near], vectors, motif, kind_of, start, tolerance)
+    else:
+        origins = [origin]
+    fits = []
+    for place in origins:
+        state = _State(vectors, place, start, np.ones(2), np.zeros((len(drift_terms(order)), 2)), order)
+        try:
+            fits.append(_grown(peaks, allowed, motif, state, distance, radius, tolerance))
+        except SiteError:
+            if len(origins) == 1:
+                raise
+    if not fits:
+        raise SiteError("No origin lays the lattice on the columns; check vectors and motif, or find more columns.")
+    off = [np.minimum((f.residuals**2).sum(1), tolerance**2).sum() for f in fits]
+    best = int(np.argmin(off))
+    # Sums of squares of n columns scatter by about one over the root of n.
+    close = off <= off[best] * (1 + 3 / np.sqrt(len(peaks))) + 1e-9 * tolerance**2
+    rivals = [f.origin for n, f in enumerate(fits) if close[n] and n != best]
+    return replace(fits[best], rivals=np.reshape(rivals, (-1, 2)))
+
+
+def _grown(
+    peaks: Array,
+    allowed: npt.NDArray[np.bool_],
+    motif: Array,
+    state: _State,
+    distance: Array,
+    radius: float,
+    tolerance: float,
+) -> Fit:
+    """The fit in ever larger windows, up to all columns."""
     while True:
         near = distance <= radius
         state = _adapted(peaks[near], allowed[near], motif, state, tolerance)
         if near.all():
             break
         radius *= _GROWTH
-    cells, member, residuals = state.assigned(peaks, allowed, motif)
-    used = _fitting(residuals, tolerance)
-    return Fit(
-        state.vectors, state.origin, state.centre, state.half, state.coefficients, cells, member, used, residuals, rivals
-    )
+    cells, member, off = state.assigned(peaks, allowed, motif)
+    where = (state.vectors, state.origin, state.centre, state.half, state.coefficients)
+    return Fit(*where, cells, member, _fitting(off, tolerance), off, np.empty((0, 2)))
 
 
 @dataclass(frozen=True)
@@ -223,7 +250,7 @@ def _vote(
     kind_of: Index,
     start: Array,
     tolerance: float,
-) -> tuple[Array, Array]:
+) -> list[Array]:
     """The origin at which the most columns lie on sites, and others that do nearly as well."""
     if len(peaks) < 4:
         raise SiteError(
@@ -240,14 +267,13 @@ def _vote(
         off = (apart - np.rint(apart)) @ vectors
         square = np.where(allowed, (off**2).sum(-1), np.inf).min(1)
         score[n] = np.maximum(0.0, 1 - square / tolerance**2).sum()
-    best = int(score.argmax())
-    rivals: list[Array] = []
+    found: list[Array] = []
     for n in np.argsort(-score, kind="stable"):
-        if score[n] < 0.93 * score[best]:
+        if score[n] < _NEARLY * score.max() or len(found) == _MOST_ORIGINS:
             break
-        if not any(_same(origins[n] - o, motif, kind_of, vectors, tolerance) for o in [origins[best], *rivals]):
-            rivals.append(origins[n])
-    return origins[best], np.reshape(rivals, (-1, 2))
+        if not any(_same(origins[n] - o, motif, kind_of, vectors, tolerance) for o in found):
+            found.append(origins[n])
+    return found
 
 
 def _same(shift: Array, motif: Array, kind_of: Index, vectors: Array, tolerance: float) -> bool:
