@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
-from .errors import InputError, MaskError, TemplateError
+from .errors import InputError, MaskError
 from .passes import images, lazily, moments
 from .reductions import prepare_masks, prepare_templates
+from .ridge import RidgeOptions, ridge_masks
 from .statistics import (
     counts_facts,
     descan_shifts,
@@ -24,12 +26,17 @@ from .statistics import (
     valid_patterns,
     valid_pixels,
 )
+from .templates import check_template
 
-Method = Literal["pearson", "mean-scaled"]
+Method = Literal["pearson", "mean-scaled", "ridge"]
 Normalisation = Literal["none", "standardised"]
 
 # What a mask of each method is to be applied with.
-NORMALISATION_OF: Mapping[Method, Normalisation] = {"pearson": "standardised", "mean-scaled": "none"}
+NORMALISATION_OF: Mapping[Method, Normalisation] = {
+    "pearson": "standardised",
+    "mean-scaled": "none",
+    "ridge": "standardised",
+}
 
 
 def correlate(
@@ -117,6 +124,7 @@ def derive_mask(
     method: Method = "pearson",
     detector_region: Any = None,
     scan_region: Any = None,
+    **ridge: Any,
 ) -> xr.DataArray:
     r"""Weighted mask in diffraction space from a template in real space.
 
@@ -126,11 +134,33 @@ def derive_mask(
         Counts, or what `correlate` made of them: then nothing is read, and `template` and the regions are not given
         again.
     template : DataArray, dims ([template,] y, x)
-    method : {"pearson", "mean-scaled"}, default "pearson"
+    method : {"pearson", "mean-scaled", "ridge"}, default "pearson"
         "pearson": m = rho (eq. 8), to be applied to D_hat (`normalisation="standardised"`). "mean-scaled":
         m = rho / mean (eq. 7), to be applied to the raw counts (`normalisation="none"`); 0 where the mean is 0.
+        "ridge": m = (C_q + lambda)^-1 rho, to be applied to D_hat; it tells kinds of column apart that a Pearson mask
+        mixes. All its templates are solved together, and it needs more than `correlate` gives.
     detector_region, scan_region
         As in `correlate`. Weights of the detector region multiply the mask.
+    **ridge
+        Of ridge masks alone:
+
+        regularisation : float or "cross-validated" (default)
+            Lambda, in units of the diagonal of C_q, which is 1. Cross-validation chooses it on blocks of the scan, from
+            the same read; `tdm_dask.regularisation_curve` shows the choice. The mask has it as a coordinate.
+        objective : {"both", "R", "excess"}, blocks : (int, int)
+            What cross-validation is after, and on how many blocks: see `tdm_dask.regularisation_curve`.
+        separate : bool, default False
+            Whether the response to the other templates is made zero where the mask is derived: the image, as a sum
+            of all templates and a rest, has coefficients of 0 for all but its own.
+        gain : float, optional
+            Counts per electron; lambda then weighs every pixel by the part of its variance that is counting noise. By
+            default all pixels alike.
+        solver : {"auto", "gram", "conjugate-gradients"}
+            "gram" makes C_q in one read, for up to 8192 pixels (of which 4 blocks hold half as many); conjugate
+            gradients take one read for each step, now, whatever the size, and need the regularisation as a number.
+            "auto" takes the first for up to 4096 pixels. The mask says which was taken, and its reads.
+        most_reads : int, default 100
+            Steps of conjugate gradients, which end at a relative residual of 1e-5.
 
     Returns
     -------
@@ -141,9 +171,11 @@ def derive_mask(
     Raises
     ------
     InputError
-        If the method is unknown, or a template is missing or given twice.
+        If the method is unknown, a template is missing or given twice, or an option makes no sense.
     TemplateError, RegionError, CountsError
         As in `correlate`.
+    MemoryLimitError
+        If the detector region has too many pixels for the matrix of a ridge mask.
 
     Examples
     --------
@@ -156,8 +188,12 @@ def derive_mask(
     >>> bool(np.corrcoef(image.values.ravel(), template.values.ravel())[0, 1] > 0.95)
     True
     """
-    if method not in ("pearson", "mean-scaled"):
-        raise InputError(f'The method is {method!r}; expected "pearson" or "mean-scaled".')
+    if method not in get_args(Method):
+        raise InputError(f"The method is {method!r}; expected one of {get_args(Method)}.")
+    if ridge and method != "ridge":
+        raise InputError(f'{min(ridge)} is an option of method="ridge" alone; leave it out, or ask for ridge masks.')
+    if method == "ridge":
+        return _ridge(counts, template, detector_region, scan_region, ridge)
     if isinstance(counts, xr.Dataset):
         if template is not None or detector_region is not None or scan_region is not None:
             raise InputError(
@@ -181,6 +217,25 @@ def derive_mask(
     units = "1" if method == "pearson" else "1/counts"
     mask.attrs = {**correlations.attrs, "method": method, "units": units, "long_name": f"{method} mask"}
     return mask.rename("mask")
+
+
+def _ridge(
+    counts: xr.DataArray | xr.Dataset,
+    template: xr.DataArray | None,
+    detector_region: Any,
+    scan_region: Any,
+    options: dict[str, Any],
+) -> xr.DataArray:
+    known = [field.name for field in fields(RidgeOptions)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(f"There is no option {unknown[0]!r} of ridge masks; there are {known}.")
+    if isinstance(counts, xr.Dataset) or template is None:
+        raise InputError("A ridge mask needs more than correlations; give the counts and a template.")
+    counts = check_counts(counts)
+    return ridge_masks(
+        counts, check_template(counts, template), detector_region, scan_region, RidgeOptions(**options)
+    )
 
 
 def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Normalisation = "none") -> xr.DataArray:
@@ -345,12 +400,3 @@ def check_normalisation(normalisation: str) -> None:
     """Raise InputError unless there is such a normalisation."""
     if normalisation not in get_args(Normalisation):
         raise InputError(f'The normalisation is {normalisation!r}; expected "none" or "standardised".')
-
-
-def check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
-    """The template, or an error that says why it does not belong to the counts."""
-    if not isinstance(template, xr.DataArray) or not set(SCAN) <= set(template.dims) <= {TEMPLATE, *SCAN}:
-        dims = tuple(template.dims) if isinstance(template, xr.DataArray) else type(template).__name__
-        raise TemplateError(f"The template has dims {dims}; expected ([template,] y, x).")
-    require_same_coordinates(counts, template, SCAN, ("counts", "template"), TemplateError)
-    return template

@@ -14,8 +14,8 @@ import xarray as xr
 from dask.delayed import delayed
 from scipy.spatial import cKDTree
 
-from .axes import SCAN, TEMPLATE, quantity, require_unit
-from .errors import SiteError
+from .axes import SCAN, TEMPLATE, quantity, require_same_coordinates, require_unit
+from .errors import SiteError, TemplateError
 from .sites import Array, Sites, read_sites, sites_by_kind, write_sites
 
 __all__ = ["binary_template", "gaussian_template", "read_sites", "write_sites"]
@@ -251,3 +251,12 @@ def _labelled(
         name="templates",
         attrs=dict(attrs),
     )
+
+
+def check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:
+    """The template, or an error that says why it does not belong to the counts."""
+    if not isinstance(template, xr.DataArray) or not set(SCAN) <= set(template.dims) <= {TEMPLATE, *SCAN}:
+        dims = tuple(template.dims) if isinstance(template, xr.DataArray) else type(template).__name__
+        raise TemplateError(f"The template has dims {dims}; expected ([template,] y, x).")
+    require_same_coordinates(counts, template, SCAN, ("counts", "template"), TemplateError)
+    return template

@@ -1,0 +1,360 @@
+r"""Ridge masks: weights that tell kinds of atom column apart, where a Pearson mask mixes them.
+
+A Pearson mask gives every detector pixel its own correlation with the template, whatever its neighbours show. A ridge
+mask is the image of the counts that comes closest to the template, with weights that are kept small:
+
+.. math:: (C_q + \lambda N)\, w_t = \rho_t, \qquad C_q = \frac{1}{p} \hat D^T \hat D
+
+over the pixels of the detector region (Hoerl and Kennard 1970). :math:`\hat D` is never formed. Lambda is in units of
+the diagonal of C_q, which is 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.delayed import Delayed, delayed
+
+from .axes import DETECTOR, SCAN, TEMPLATE, check_counts
+from .block_moments import block_edges, block_moments
+from .errors import InputError
+from .evaluation import IMAGE
+from .passes import lazily, moments
+from .reductions import prepare_masks, prepare_templates
+from .ridge_solver import conjugate_gradients_step, held_out, ridge_path
+from .second_moments import normal_product
+from .statistics import (
+    descan_shifts,
+    detector_weights,
+    scan_region_text,
+    statistics_dataset,
+    used_patterns,
+)
+from .templates import check_template
+
+Objective = Literal["both", "R", "excess"]
+Solver = Literal["auto", "gram", "conjugate-gradients"]
+
+# What cross-validation chooses from: ten in each decade, far beyond what serves at any dose.
+LAMBDAS = tuple(float(f"{v:.3g}") for v in np.geomspace(1e-3, 100.0, 51))
+# Pixels up to which the matrix C_q is made; beyond, conjugate gradients need less memory than it.
+GRAM_MOST = 4096
+TOLERANCE = 1e-5
+LAMBDA = "regularisation"
+
+
+@dataclass(frozen=True)
+class RidgeOptions:
+    """How ridge masks are found; see `tdm_dask.derive_mask` for what each means.
+
+    Attributes
+    ----------
+    regularisation : float or "cross-validated"
+    objective : {"both", "R", "excess"}
+    blocks : (int, int)
+    separate : bool
+    gain : float or None
+        Counts per electron, where pixels are weighted by their counting noise.
+    solver : {"auto", "gram", "conjugate-gradients"}
+    most_reads : int
+    """
+
+    regularisation: float | Literal["cross-validated"] = "cross-validated"
+    objective: Objective = "both"
+    blocks: tuple[int, int] = (2, 2)
+    separate: bool = False
+    gain: float | None = None
+    solver: Solver = "auto"
+    most_reads: int = 100
+
+    def __post_init__(self) -> None:
+        value = self.regularisation
+        if isinstance(value, str):
+            if value != "cross-validated":
+                raise InputError(f'The regularisation is {value!r}; expected a number or "cross-validated".')
+        elif not (np.isfinite(value) and value > 0):
+            raise InputError(f"The regularisation is {value!r}; expected a positive number, such as 0.1.")
+        if self.objective not in get_args(Objective):
+            raise InputError(f"The objective is {self.objective!r}; expected one of {get_args(Objective)}.")
+        if self.solver not in get_args(Solver):
+            raise InputError(f"The solver is {self.solver!r}; expected one of {get_args(Solver)}.")
+        if len(self.blocks) != 2 or min(self.blocks) < 1 or max(self.blocks) < 2:
+            raise InputError(f"The blocks are {self.blocks!r}; expected two numbers (y, x), such as (2, 2).")
+        if self.gain is not None and not (np.isfinite(self.gain) and self.gain > 0):
+            raise InputError(f"The gain is {self.gain!r}; expected a positive number of counts per electron.")
+
+
+def ridge_masks(
+    counts: xr.DataArray, template: xr.DataArray, detector_region: Any, scan_region: Any, options: RidgeOptions
+) -> xr.DataArray:
+    """Ridge masks ([template,] ky, kx) of counts and templates that have been checked; see `tdm_dask.derive_mask`."""
+    problem = _Problem.of(counts, template, detector_region, scan_region)
+    if _solver(problem, options) == "gram":
+        found = _from_matrix(problem, options)
+        values = {name: found[name] for name in ("mask", "mean", "std", "n", LAMBDA)}
+        facts: dict[str, Any] = {"solver": "gram", "reads": 1}
+    else:
+        values, facts = _by_gradients(problem, options)
+    dataset = statistics_dataset(values, problem.counts, scan_region_text(problem.used, problem.counts.shape[:2]))
+    mask = xr.DataArray(values["mask"], dims=(TEMPLATE, *DETECTOR)) * xr.DataArray(problem.weights, dims=DETECTOR)
+    mask = mask.assign_coords(dataset.coords).assign_coords({k: dataset[k].variable for k in ("mean", "std", "n")})
+    region = (DETECTOR, problem.weights, {"long_name": "weight of the detector region"})
+    scale = ((), values[LAMBDA], {"long_name": "lambda of the ridge mask, in units of the diagonal", "units": "1"})
+    mask = mask.assign_coords({"detector_region": region, LAMBDA: scale})
+    mask.attrs = {**dataset.attrs, "method": "ridge", "units": "1", "long_name": "ridge mask", **facts}
+    if TEMPLATE not in template.dims:
+        return mask[0].rename("mask")
+    extra = {k: v for k, v in template.coords.items() if v.dims == (TEMPLATE,)}
+    return mask.assign_coords(extra).rename("mask")
+
+
+def regularisation_curve(
+    counts: xr.DataArray,
+    template: xr.DataArray,
+    *,
+    detector_region: Any = None,
+    scan_region: Any = None,
+    lambdas: Sequence[float] = LAMBDAS,
+    objective: Objective = "both",
+    blocks: tuple[int, int] = (2, 2),
+    separate: bool = False,
+    gain: float | None = None,
+) -> xr.Dataset:
+    r"""How ridge masks of every lambda do on parts of the scan that they have not seen, in one read.
+
+    The scan region is cut into blocks, for neighbouring probe positions are correlated and random ones would give the
+    answer away. The image of each block is made by the masks of all others; the images of all blocks together are
+    compared with the templates: R (image against template) beside G (template against template).
+
+    Parameters
+    ----------
+    counts, template, detector_region, scan_region
+        As in `tdm_dask.derive_mask`.
+    lambdas : sequence of float
+        In units of the diagonal of C_q. By default 51 from 0.001 to 100, evenly in their logarithm.
+    objective : {"both", "R", "excess"}, default "both"
+        What the loss is: "R", the mean of 1 - R_ii; "excess", the mean over the images of their largest abs(R - G)
+        with a template of another kind; "both", the root of the product of the two, so that either may grow only by
+        a factor by which the other falls.
+    blocks : (int, int), default (2, 2)
+        Blocks along y and x. Each should hold a unit cell or more.
+    separate, gain
+        As in `tdm_dask.derive_mask`.
+
+    Returns
+    -------
+    Dataset
+        `R` and `G` (regularisation, image, template), `own` (regularisation, template), the R_ii, `excess`
+        (regularisation, image), `loss` (regularisation,), and `chosen`, the lambda of the least loss. Lazy where the
+        counts are.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense, or there is a single block with counts that are used.
+    TemplateError, RegionError, CountsError, MemoryLimitError
+        As in `tdm_dask.derive_mask`.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> rng = np.random.default_rng(1)
+    >>> template = xr.DataArray(rng.random((24, 24)), dims=("y", "x"))
+    >>> mean = 20 + 10 * template.values[:, :, None, None] * rng.random((4, 4))
+    >>> curve = regularisation_curve(label_counts(rng.poisson(mean).astype(np.uint16)), template, objective="R")
+    >>> bool(curve["own"].sel(regularisation=curve["chosen"]).item() > 0.9)
+    True
+    """
+    options = RidgeOptions("cross-validated", objective, tuple(blocks), separate, gain)
+    chosen_from = tuple(sorted({float(v) for v in lambdas}))
+    if not chosen_from or not np.isfinite(chosen_from).all() or chosen_from[0] <= 0:
+        raise InputError(f"The lambdas are {tuple(lambdas)}; expected positive numbers.")
+    counts = check_counts(counts)
+    problem = _Problem.of(counts, check_template(counts, template), detector_region, scan_region)
+    found = _from_matrix(problem, options, chosen_from)
+    names = [str(name) for name in problem.names]
+    coords = {LAMBDA: list(chosen_from), IMAGE: names, TEMPLATE: names}
+    data = {
+        "R": ((LAMBDA, IMAGE, TEMPLATE), found["R"]),
+        "G": ((LAMBDA, IMAGE, TEMPLATE), found["G"]),
+        "own": ((LAMBDA, TEMPLATE), found["own"]),
+        "excess": ((LAMBDA, IMAGE), found["excess"]),
+        "loss": (LAMBDA, found["loss"]),
+        "chosen": ((), found[LAMBDA]),
+    }
+    attrs = {"objective": objective, "blocks": list(options.blocks), "separate": int(separate)}
+    return xr.Dataset(data, coords, attrs)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What every way of solving starts from."""
+
+    counts: xr.DataArray
+    names: Sequence[Any]
+    templates: Any
+    used: np.ndarray | None
+    weights: np.ndarray
+    shifts: np.ndarray | None
+    lazy: bool
+
+    @classmethod
+    def of(cls, counts: xr.DataArray, template: xr.DataArray, detector_region: Any, scan_region: Any) -> _Problem:
+        used = used_patterns(counts, scan_region)
+        weights = detector_weights(counts, detector_region)
+        stacked = (template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)).transpose(TEMPLATE, *SCAN)
+        names = stacked[TEMPLATE].values if TEMPLATE in stacked.coords else range(stacked.sizes[TEMPLATE])
+        prepared = lazily(prepare_templates, stacked.data, used)
+        lazy = counts.chunks is not None or isinstance(prepared, Delayed)
+        return cls(counts, list(names), prepared, used, weights, descan_shifts(counts), lazy)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return self.weights > 0
+
+
+def _solver(problem: _Problem, options: RidgeOptions) -> str:
+    if options.solver != "auto":
+        return options.solver
+    few = int(problem.pixels.sum()) <= GRAM_MOST
+    if not few and isinstance(options.regularisation, str):
+        raise InputError(
+            f"The detector region holds {int(problem.pixels.sum())} pixels, more than the {GRAM_MOST} up to which "
+            "lambda is chosen by cross-validation; sum pixels with tdm_dask.bin, choose a smaller region, or give the "
+            "regularisation as a number."
+        )
+    return "gram" if few else "conjugate-gradients"
+
+
+def _from_matrix(
+    problem: _Problem, options: RidgeOptions, lambdas: Sequence[float] = LAMBDAS
+) -> dict[str, np.ndarray | da.Array]:
+    """Masks and what cross-validation found, from the products of all pixels with all in one read."""
+    chosen = isinstance(options.regularisation, str)
+    shape = problem.counts.shape
+    edges = block_edges(problem.used, shape[:2], options.blocks) if chosen else ((0, shape[0]), (0, shape[1]))
+    parts = block_moments(
+        problem.counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts
+    )
+    result = delayed(_solved, pure=True)(parts, problem.pixels, options, tuple(lambdas) if chosen else None)
+    templates, number = len(problem.names), len(lambdas)
+    shapes = {"mask": (templates, *shape[2:]), "mean": shape[2:], "std": shape[2:], "n": (), LAMBDA: ()}
+    if chosen:
+        square = (number, templates, templates)
+        shapes |= {"R": square, "G": square, "own": square[:2], "excess": square[:2], "loss": square[:1]}
+    if not problem.lazy:
+        return result.compute(scheduler="threads")
+    return {
+        name: da.from_delayed(result[name], size, dtype=np.int64 if name == "n" else np.float64)
+        for name, size in shapes.items()
+    }
+
+
+def _solved(
+    parts: list[Any], pixels: np.ndarray, options: RidgeOptions, lambdas: tuple[float, ...] | None
+) -> dict[str, np.ndarray]:
+    q = int(pixels.sum())
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + part
+    noise = None if options.gain is None else _counting_noise(whole.mean[:q], whole.correlations()[1][:q], options.gain)
+    found: dict[str, np.ndarray] = {}
+    if lambdas is None:
+        assert not isinstance(options.regularisation, str)
+        penalty = float(options.regularisation)
+    else:
+        if len(parts) < 2:
+            raise InputError(
+                "Only one block of the scan holds counts that are used, and nothing is left to try a mask on; take "
+                "more blocks, a larger scan_region, or give the regularisation as a number."
+            )
+        r, g = held_out(parts, q, lambdas, noise, separate=options.separate)
+        found = compared(r, g, options.objective)
+        penalty = lambdas[int(np.argmin(found["loss"]))]
+    path = ridge_path(whole, q, [penalty], noise, separate=options.separate)
+    found |= {LAMBDA: np.asarray(penalty), "n": np.asarray(whole.n, np.int64)}
+    for name, values in (("mask", path.weights[0]), ("mean", path.mean), ("std", path.std)):
+        found[name] = np.zeros((*values.shape[:-1], *pixels.shape))
+        found[name][..., pixels] = values
+    return found
+
+
+def compared(r: np.ndarray, g: np.ndarray, objective: Objective) -> dict[str, np.ndarray]:
+    """R, G, the R_ii, the excess and the loss of an objective, from R and G (lambda, image, template)."""
+    own = np.einsum("lii->li", r)
+    excess = (np.abs(r - g) * ~np.eye(r.shape[1], dtype=bool)).max(2)
+    short, mixed = 1.0 - own.mean(1), excess.mean(1)
+    loss = {"R": short, "excess": mixed, "both": np.sqrt(short * mixed)}[objective]
+    # A template by itself has nothing to be told apart from.
+    return {"R": r, "G": g, "own": own, "excess": excess, "loss": short if r.shape[1] == 1 else loss}
+
+
+def _counting_noise(mean: np.ndarray, std: np.ndarray, gain: float) -> np.ndarray:
+    """Part of each pixel's variance that is counting noise: what a weight of 1 on its standardised counts costs."""
+    share = np.divide(gain * mean, std**2, where=std > 0, out=np.ones(len(std)))
+    return np.clip(share, 1e-3, 1.0)
+
+
+def _by_gradients(problem: _Problem, options: RidgeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Masks by block conjugate gradients: one read for the statistics, one for each step, now."""
+    if isinstance(options.regularisation, str):
+        raise InputError(
+            "Conjugate gradients need the regularisation as a number; cross-validation goes with the Gram matrix "
+            '(solver "gram").'
+        )
+    penalty = float(options.regularisation)
+    number, pixels = len(problem.names), problem.pixels
+    first = moments(problem.counts.data, problem.templates, problem.used, pixels, number, problem.shifts)
+    first = _computed(first)
+    mean, std, rho = (first[name][..., pixels] for name in ("mean", "std", "rho"))
+    noise = np.ones(len(mean)) if options.gain is None else _counting_noise(mean, std, options.gain)
+    root = 1.0 / np.sqrt(noise)
+    right = rho * root
+
+    def product(directions: np.ndarray) -> np.ndarray:
+        masks = np.zeros((number, *pixels.shape))
+        masks[:, pixels] = directions * root
+        prepared = prepare_masks(masks, first["mean"], first["std"], None)
+        found = normal_product(problem.counts.data, prepared, number, problem.used, pixels, problem.shifts)
+        return _computed({"product": found["product"]})["product"][:, pixels] * root + penalty * directions
+
+    solution, residuals, directions = np.zeros_like(right), right, right
+    lengths = np.maximum(np.linalg.norm(right, axis=1), 1e-300)
+    history = [1.0]
+    while history[-1] > TOLERANCE and len(history) <= options.most_reads:
+        solution, residuals, directions = conjugate_gradients_step(
+            product(directions), directions, residuals, solution
+        )
+        history.append(float((np.linalg.norm(residuals, axis=1) / lengths).max()))
+    if history[-1] > TOLERANCE:
+        warnings.warn(
+            f"Conjugate gradients were stopped after {len(history) - 1} reads with a residual of {history[-1]:.2g}; "
+            f"{TOLERANCE:g} was wanted: allow more reads, or a larger regularisation.",
+            stacklevel=4,
+        )
+    weights = solution * root
+    if options.separate:
+        between = _template_correlations(problem)
+        weights = between @ np.linalg.solve(rho @ weights.T, weights)
+    mask = np.zeros((number, *pixels.shape))
+    mask[:, pixels] = weights
+    values = {name: first[name] for name in ("mean", "std", "n")} | {"mask": mask, LAMBDA: np.asarray(penalty)}
+    return values, {"solver": "conjugate-gradients", "reads": len(history), "residuals": history}
+
+
+def _template_correlations(problem: _Problem) -> np.ndarray:
+    prepared = problem.templates.compute() if isinstance(problem.templates, Delayed) else problem.templates
+    whole = (slice(0, n) for n in problem.counts.shape[:2])
+    return np.corrcoef(prepared.weights(*whole, problem.used)).reshape(len(problem.names), -1)
+
+
+def _computed(values: dict[str, Any]) -> dict[str, np.ndarray]:
+    import dask
+
+    return dict(zip(values, dask.compute(*values.values()), strict=True))
