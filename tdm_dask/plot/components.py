@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..axes import DETECTOR, unit_of
 from ..components import COMPONENT
@@ -76,8 +76,9 @@ def _draw_fractions(axes: Axes, fraction: xr.DataArray) -> None:
     axes.plot(number, percent, marker="o", markersize=4, color=COLOURS[-1], linewidth=0.8)
     if percent.min() > 0 and percent.max() > 5 * percent.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}" if percent.max() < 10 * percent.min() else "")
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(number[0] - 0.5, number[-1] + 0.5)
     axes.set_xlabel("component")
