@@ -51,9 +51,9 @@ def integrated_centre_of_mass(
         Beam energy; by default that of ``attrs["energy_eV"]``.
     padding : {"mirror", "zeros", "none"}, default "mirror"
         What lies around the scan, which a Fourier transform repeats for ever. "mirror": the phase continues as its
-        mirror image, so that no border meets the opposite one; this is the least-squares solution with free borders.
-        "zeros": no deflection, over as much again along each axis. "none": the scan itself, which is right where it
-        is a whole number of unit cells.
+        mirror image, so that no border meets the opposite one: the solution by least squares in cosines, with free
+        borders. "zeros": no deflection, over as much again along each axis. "none": the scan itself, which is right
+        where it is a whole number of unit cells.
     high_pass, low_pass : float (angstrom) or str, optional
         Periods at which Butterworth filters halve the amplitude: longer ones than `high_pass` are weakened, shorter
         ones than `low_pass`. The mean of the phase is never known, and set to 0; nothing else is regularised by
@@ -138,10 +138,10 @@ def scan_rotation(com: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     Dataset, dims (candidate)
-        `rotation_deg` (between -180 and 180) and `transpose`, as `calibrate` takes them with ``flip=False`` (a flip
-        is a transposition and a quarter turn); `curl`, the share of curl in curl and divergence (sums of squares, 0
-        for a gradient and 0.5 for noise); `skewness` of the integral. The four candidates go by curl, and then
-        skewness: the first two differ by 180 degrees.
+        `rotation_deg` (between -180 and 180) and `transposed`: what `calibrate` takes as `rotation` and `transpose`,
+        with ``flip=False`` (a flip is a transposition and a quarter turn). `curl`, its share in curl and divergence
+        (sums of squares, 0 for a gradient and 0.5 for noise); `skewness` of the integral. The four candidates go by
+        curl, and then skewness: the first two differ by 180 degrees.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def scan_rotation(com: xr.DataArray) -> xr.Dataset:
     >>> turned = [-(x - 5) * bump, (y - 5) * bump]  # its gradient, turned by -90 degrees
     >>> com = xr.DataArray(turned, scan | {"component": ["y", "x"]}, ("component", "y", "x"), attrs={"units": "mrad"})
     >>> found = scan_rotation(com)
-    >>> found["rotation_deg"].values[:2].round(1).tolist(), bool(found["transpose"][0])
+    >>> found["rotation_deg"].values[:2].round(1).tolist(), bool(found["transposed"][0])
     ([-90.0, 90.0], False)
     """
     com = _check_com(com)
@@ -190,7 +190,7 @@ def scan_rotation(com: xr.DataArray) -> xr.Dataset:
     return xr.Dataset(
         {
             "rotation_deg": (one, list(angles), {"units": "deg", "long_name": "rotation of detector against scan"}),
-            "transpose": (one, list(transposed), {"long_name": "detector axes swapped"}),
+            "transposed": (one, list(transposed), {"long_name": "detector axes swapped"}),
             "curl": (one, list(least_), {"units": "1", "long_name": "share of curl in curl and divergence"}),
             "skewness": (one, [-s for s in skewness], {"units": "1", "long_name": "skewness of the integral"}),
         },

@@ -65,7 +65,7 @@ ROTATION: dict[str, Any] = {"rotation": ARGUMENTS.rotation}
 if ARGUMENTS.reference:
     thin = known_scan.load(ARGUMENTS.reference, ARGUMENTS.out).counts
     found = scan_rotation(centre_of_mass(thin)).isel(candidate=0)
-    ROTATION = {"rotation": float(found.rotation_deg), "transpose": bool(found.transpose), "flip": False}
+    ROTATION = {"rotation": float(found.rotation_deg), "transpose": bool(found.transposed), "flip": False}
 COM = centre_of_mass(COUNTS, **ROTATION).compute()  # one read
 CANDIDATES = scan_rotation(COM)
 print(f"used: {COM.attrs['rotation_deg']:g} degrees, transposed: {COM.attrs['transpose']}")
