@@ -259,7 +259,7 @@ def gram(
             "the matrix."
         )
     operand = delayed(Region, pure=True)(flags, templates)
-    whole = _whole_patterns(array)
+    whole = unsplit_detector(array)
     result = reduced(whole, Gram(), used, pixels, operand, shifts, _gram_result, flags, together=2)
     shapes = {"n": (), "mean": detector, "std": detector, "correlation": (q, q), "rho": (n_templates, *detector)}
     if templates is None:
@@ -267,13 +267,18 @@ def gram(
     return _results(array, result, shapes)
 
 
+def whole_matrix(panels: list[np.ndarray], out: np.ndarray) -> np.ndarray:
+    """The symmetric matrix whose rows, up to the end of each panel, are given."""
+    for p, panel in zip(_panels(len(out)), panels, strict=True):
+        out[p, : p.stop] = panel
+        out[: p.stop, p] = panel.T
+    return out
+
+
 def _gram_result(state: State, pixels: np.ndarray) -> State:
     n, mean = state["n"], state["mean"]
     q = len(mean)
-    matrix = np.empty((q, q))
-    for p, panel in zip(_panels(q), state["panels"], strict=True):
-        matrix[p, : p.stop] = panel
-        matrix[: p.stop, p] = panel.T
+    matrix = whole_matrix(state["panels"], np.empty((q, q)))
     variance = np.diag(matrix) / n
     bad = np.zeros(pixels.shape, bool)
     bad[pixels] = ~(np.isfinite(mean) & np.isfinite(variance) & np.isfinite(state["cross"]).all(0))
@@ -334,7 +339,7 @@ def normal_product(
     reduction = NormalProduct(moments_reduction(array, pixels, shifts))
     flags = np.ones(detector, bool) if pixels is None else pixels
     operand = delayed(Region, pure=True)(flags, masks)
-    whole = _whole_patterns(array)
+    whole = unsplit_detector(array)
     result = reduced(
         whole, reduction, used, pixels, operand, shifts, _normal_result, reduction.moments, detector, pixels
     )
@@ -354,8 +359,8 @@ def _normal_result(
     return result | {"product": result.pop("rho") * scale[:, None, None], "gram": state["gram"] / n}
 
 
-def _whole_patterns(array: Any) -> Any:
-    """The array with the detector in one chunk."""
+def unsplit_detector(array: Any) -> Any:
+    """An array of counts with the detector in one chunk."""
     if isinstance(array, np.ndarray) or source_of(array) is not None or max(array.numblocks[2:]) == 1:
         return array
     return array.rechunk({2: -1, 3: -1})
