@@ -246,14 +246,14 @@ def _fit(
         active = np.flatnonzero(fitted & ((moved[:-1] > tolerance) | (moved[neighbours] > tolerance).any(1)))
         if not len(active):
             break
-        residuals, slopes = _model(windows, best, neighbours, active)
+        others = _others(windows, best, neighbours, active)
+        residuals, slopes = _model(windows, best, others, active)
         normal = np.einsum("nip,njp->nij", slopes, slopes)
         diagonal = np.einsum("nii->ni", normal)
         diagonal += damping[active, None] * diagonal + 1e-12
         step = -np.linalg.solve(normal, np.einsum("nip,np->ni", slopes, residuals)[..., None])[..., 0]
         trial = best.copy()
         trial[active] = _bounded(best[active] + step, starts[active], radius)
-        others = _others(windows, best, neighbours, active)
         after = _difference(windows, trial, others, active)
         better = (after**2).sum(1) <= (residuals**2).sum(1)
         change = np.abs(trial[active] - best[active])[:, [0, 1, 3]].max(1)
@@ -261,8 +261,8 @@ def _fit(
         moved[active] = np.where(better | (damping[active] > 1e6), change, np.inf)
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 10.0), 1e-8, 1e8)
         best[active[better]] = trial[active[better]]
-    everything = np.arange(n)
-    residuals, slopes = _model(windows, best, neighbours, everything)
+    every = np.arange(n)
+    residuals, slopes = _model(windows, best, _others(windows, best, neighbours, every), every)
     free = windows.used.sum(1) - _UNKNOWNS
     noise = (residuals**2).sum(1) / np.maximum(free, 1)
     normal = np.einsum("nip,njp->nij", slopes, slopes)
@@ -324,16 +324,14 @@ def _difference(windows: _Windows, unknowns: Array, others: Array, which: npt.ND
     return np.where(windows.used[which], model - windows.data[which], 0.0)
 
 
-def _model(
-    windows: _Windows, unknowns: Array, neighbours: npt.NDArray[np.int64], which: npt.NDArray[np.int64]
-) -> tuple[Array, Array]:
+def _model(windows: _Windows, unknowns: Array, others: Array, which: npt.NDArray[np.int64]) -> tuple[Array, Array]:
     """Residuals (n, p) of some columns, and their derivatives (n, 5, p) by each column's own unknowns."""
     own = unknowns[which]
     dy, dx, peak = _peaks(windows, own, which)
     _, _, amplitude, width, _ = own.T[..., None]
     steep = amplitude * peak / width**2
     slopes = np.stack([steep * dy, steep * dx, peak, steep * (dy**2 + dx**2) / width, np.ones_like(peak)], axis=1)
-    residuals = _difference(windows, unknowns, _others(windows, unknowns, neighbours, which), which)
+    residuals = _difference(windows, unknowns, others, which)
     return residuals, slopes * windows.used[which][:, None]
 
 
