@@ -293,7 +293,8 @@ def profile_peaks(profile: xr.DataArray, *, periodic: bool = False, prominence: 
     if periodic:
         inside = (at >= size) & (at < 2 * size)
         at, shift = at[inside] - size, shift[inside]
-        return np.sort((at + shift) % size * step + float(profile[DISTANCE][0]))
+        # Rounded: what lies the last digit below 0 is at 0, and not a period further.
+        return np.sort(np.round(at + shift, 9) % size * step + float(profile[DISTANCE][0]))
     return (at + shift) * step + float(profile[DISTANCE][0])
 
 
