@@ -183,8 +183,65 @@ def add_defect(specimen: Specimen, text: str) -> Specimen:
     return makers[name]()
 
 
+def fig4_defects(specimen: Specimen) -> Specimen:
+    """The three defects of the paper's Fig. 4 in LiFePO4 [001]: an O column that is not there, a Li column of which
+    every other atom is Fe, and a column of Fe in the largest void; far apart.
+
+    Examples
+    --------
+    >>> from tdm_dask.specimens import lifepo4
+    >>> [f"{d.defect} {d.kind}" for d in fig4_defects(lifepo4(thickness=20)).defects]
+    ['vacancy O', 'interstitial Fe', 'antisite Li']
+    """
+    height, width = specimen.cell
+    lithium = specimen.sites["Li"]
+    offsets = nearest_image(lithium - np.array([height / 4, 3 * width / 4]), specimen.cell)
+    specimen = vacancy(specimen, "O", (4.72, 7.51))
+    specimen = interstitial(specimen, largest_void(specimen, near=(0.69 * height, 0.28 * width)))
+    return antisite(specimen, "Li", lithium[np.argmin(np.hypot(*offsets.T))])
+
+
+def partial_columns(
+    specimen: Specimen, kind: str, occupancies: Sequence[float], *, members: Sequence[int] | None = None
+) -> Specimen:
+    """Columns of a kind with given occupancies, as far from each other, from defects and from the border as can be.
+
+    Parameters
+    ----------
+    specimen : Specimen
+    kind : str
+    occupancies : sequence of float
+        One for each column that is changed.
+    members : sequence of int, optional
+        Numbers, among the sites of this kind, of the columns that may be changed; by default any.
+
+    Examples
+    --------
+    >>> from tdm_dask.specimens import lifepo4
+    >>> changed = partial_columns(lifepo4(thickness=47), "Li", [0.2, 0.5])
+    >>> [(d.occupancy, d.content) for d in changed.defects]
+    [(0.2, {'Li': 2}), (0.5, {'Li': 5})]
+    """
+    cell = np.array(specimen.cell)
+    places = specimen.sites[kind] if members is None else specimen.sites[kind][list(members)]
+    # A response cannot be taken at the border of a scan.
+    inside = places[((places > _REACH) & (places < cell - _REACH)).all(1)]
+    for occupancy in occupancies:
+        taken = np.array([d.site for d in specimen.defects]).reshape(-1, 2)
+        apart = np.hypot(*np.moveaxis(nearest_image(inside[:, None] - taken, cell), -1, 0))
+        best = int(np.argmax(apart.min(1))) if len(taken) else 0
+        specimen = vacancy(specimen, kind, inside[best], occupancy=occupancy)
+    return specimen
+
+
 def largest_void(specimen: Specimen, near: Sequence[float] | None = None) -> tuple[float, float]:
-    """The place (y, x) in projection that is furthest from every column; of several, the one nearest to `near`.
+    """The place (y, x) in projection that is furthest from every column of the perfect block, to 0.05 angstrom.
+
+    Parameters
+    ----------
+    specimen : Specimen
+    near : (y, x), optional
+        Of several such places the one nearest to this is taken; by default to the centre of the block.
 
     Examples
     --------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy.spatial import cKDTree
 
 from .axes import SCAN, TEMPLATE, quantity, require_unit
 from .errors import InputError, SiteError
@@ -86,12 +86,7 @@ def column_responses(images: xr.DataArray, places: Any, *, radius: float | str =
 
 
 def equivalent_columns(
-    sites: Mapping[str, npt.ArrayLike],
-    cell: Sequence[float],
-    *,
-    places: npt.ArrayLike | None = None,
-    reach: float = 5.0,
-    tolerance: float = 0.05,
+    sites: Mapping[str, npt.ArrayLike], cell: Sequence[float], *, reach: float = 5.0, tolerance: float = 0.05
 ) -> dict[str, npt.NDArray[np.int_]]:
     """Groups of columns that the perfect crystal makes equal: those that see the same columns at the same distances.
 
@@ -100,16 +95,14 @@ def equivalent_columns(
     sites : dict of str to array (n, 2)
         Every column of one periodic cell; (y, x) in angstrom.
     cell : (y, x)
-        Period in angstrom, more than twice `reach`.
-    places : array (n, 2), optional
-        To group these instead, such as places where there is no column.
+        Period in angstrom.
     reach, tolerance : float
-        Angstrom: how far a column sees, and how exactly.
+        Angstrom: how far a column sees (half the period at most), and how exactly.
 
     Returns
     -------
     dict of str to int array (n,)
-        Number of the group of each column of a kind, from 0; of `places` under "places".
+        Number of the group of each column of a kind, from 0.
 
     Examples
     --------
@@ -118,23 +111,93 @@ def equivalent_columns(
     [0, 1, 2]
     """
     kinds, _ = sites_by_kind(sites)
-    period = np.asarray(cell, np.float64)
-    if (period < 2 * reach).any():
-        reach = float(period.min()) / 2.001
-    asked = kinds if places is None else {"places": np.asarray(places, np.float64)}
-    trees = {kind: cKDTree(at % period, boxsize=period) for kind, at in kinds.items()}
+    look = _Surroundings(kinds, cell, reach, tolerance)
     found = {}
-    for kind, at in asked.items():
-        groups: list[list[Array]] = []
-        numbers = np.empty(len(at), int)
-        for n, place in enumerate(at):
-            seen = [np.sort(_distances(tree, place % period, reach)) for tree in trees.values()]
-            same = (g for g, other in enumerate(groups) if _alike(seen, other, reach, tolerance))
-            numbers[n] = next(same, len(groups))
-            if numbers[n] == len(groups):
-                groups.append(seen)
+    for kind, places in kinds.items():
+        seen = [look(place) for place in places]
+        first: list[int] = []
+        numbers = np.empty(len(places), int)
+        for n, own in enumerate(seen):
+            numbers[n] = next((g for g, f in enumerate(first) if look.alike(own, seen[f])), len(first))
+            if numbers[n] == len(first):
+                first.append(n)
         found[kind] = numbers
     return found
+
+
+def equivalent_places(
+    sites: Mapping[str, npt.ArrayLike],
+    cell: Sequence[float],
+    place: Sequence[float],
+    *,
+    reach: float = 5.0,
+    tolerance: float = 0.05,
+) -> Array:
+    """Every place (y, x) of a periodic block that its perfect crystal makes equal to a given one, which comes first.
+
+    Of the symmetries of a crystal in projection, translations, mirrors along and across the axes and their diagonals,
+    and rotations by quarter turns are tried.
+
+    Parameters
+    ----------
+    sites, cell, reach, tolerance
+        As for `equivalent_columns`.
+    place : (y, x)
+        In angstrom.
+
+    Returns
+    -------
+    array (n, 2)
+
+    Examples
+    --------
+    >>> equivalent_places({"A": [(0.0, 0.0), (0.0, 6.0)]}, (20.0, 12.0), (0.0, 2.0)).tolist()
+    [[0.0, 2.0], [0.0, 8.0], [0.0, 10.0], [0.0, 4.0]]
+    """
+    kinds, _ = sites_by_kind(sites)
+    period = np.asarray(cell, np.float64)
+    start = np.asarray(place, np.float64)
+    look = _Surroundings(kinds, cell, reach, tolerance)
+    own = look(start)
+    rarest = min(kinds.values(), key=len)
+    offset = _apart(start, rarest, period)
+    offset = offset[np.argmin(np.hypot(*offset.T))]
+    signs = [np.diag(signs) for signs in itertools.product((1, -1), repeat=2)]
+    turns = [*signs, *(s[::-1] for s in signs)]
+    found = [start]
+    for turn, site in itertools.product(turns, rarest):
+        other = (site + turn @ offset) % period
+        known = np.hypot(*_apart(other, np.array(found), period).T).min() < tolerance
+        if not known and look.alike(look(other), own):
+            found.append(other)
+    return np.array(found)
+
+
+class _Surroundings:
+    """The distances at which a place sees columns of each kind."""
+
+    def __init__(self, kinds: Mapping[str, Array], cell: Sequence[float], reach: float, tolerance: float) -> None:
+        self._period = np.asarray(cell, np.float64)
+        self._reach, self._tolerance = min(reach, float(self._period.min()) / 2), tolerance
+        self._kinds = list(kinds.values())
+
+    def __call__(self, place: Array) -> list[Array]:
+        distances = (np.sort(np.hypot(*_apart(place, at, self._period).T)) for at in self._kinds)
+        return [d[d <= self._reach] for d in distances]
+
+    def alike(self, seen: list[Array], other: list[Array]) -> bool:
+        """Whether two places see the same; columns at the limit of what is seen do not count."""
+        for a, b in zip(seen, other, strict=True):
+            n = max((a <= self._reach - self._tolerance).sum(), (b <= self._reach - self._tolerance).sum())
+            if min(len(a), len(b)) < n or (np.abs(a[:n] - b[:n]) > self._tolerance).any():
+                return False
+        return True
+
+
+def _apart(place: Array, others: Array, period: Array) -> Array:
+    """From each of other places to one, the shortest way over the border of a periodic block."""
+    offset = place - others
+    return offset - period * np.round(offset / period)
 
 
 def occupancy_table(
@@ -283,20 +346,4 @@ def _is_site(suspect: Mapping[str, Any], kinds: Mapping[str, Array], period: Arr
 
 
 def _offset(place: Any, other: Any, period: Array) -> float:
-    apart = np.asarray(place, np.float64) - np.asarray(other, np.float64)
-    return float(np.hypot(*(apart - period * np.round(apart / period))))
-
-
-def _distances(tree: cKDTree, place: Array, reach: float) -> Array:
-    near = tree.query_ball_point(place, reach)
-    offsets = tree.data[near] - place
-    return np.hypot(*(offsets - tree.boxsize[: offsets.shape[1]] * np.round(offsets / tree.boxsize[:2])).T)
-
-
-def _alike(seen: list[Array], other: list[Array], reach: float, tolerance: float) -> bool:
-    """Whether two environments are the same; columns at the limit of what is seen do not count."""
-    for a, b in zip(seen, other, strict=True):
-        n = max((a <= reach - tolerance).sum(), (b <= reach - tolerance).sum())
-        if len(a) < n or len(b) < n or (np.abs(a[:n] - b[:n]) > tolerance).any():
-            return False
-    return True
+    return float(np.hypot(*_apart(np.asarray(place, np.float64), np.asarray(other, np.float64), period)))

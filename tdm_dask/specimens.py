@@ -275,19 +275,6 @@ def pbtio3_wall(*, cells: int = 6, thickness: float | str = "39 nm", wall: bool 
     return replace(block, repeat=(side, side, a))
 
 
-def equivalent_places(specimen: Specimen, site: Sequence[float]) -> Array:
-    """Every place (y, x) of the block that translations of the perfect crystal take a site to, itself first.
-
-    Examples
-    --------
-    >>> equivalent_places(lifepo4(thickness=5, size=(10, 12)), (1.0, 2.0)).round(2).tolist()
-    [[1.0, 2.0], [1.0, 8.01]]
-    """
-    ny, nx = (round(c / r) for c, r in zip(specimen.cell, specimen.repeat, strict=False))
-    shifts = np.array(list(itertools.product(range(ny), range(nx)))) * specimen.repeat[:2]
-    return (np.asarray(site, float) + shifts) % np.array(specimen.cell)
-
-
 def _read(crystal: Any) -> Atoms:
     from ase import Atoms
     from ase.io import read

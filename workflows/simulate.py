@@ -24,13 +24,14 @@ import json
 import math
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-
-from dask.diagnostics import ProgressBar
+from typing import Any
 
 from tdm_dask.axes import quantity
-from tdm_dask.defects import add_defect, antisite, interstitial, largest_void, vacancy
+from tdm_dask.defects import add_defect, fig4_defects
 from tdm_dask.errors import TdmError
+from tdm_dask.progress import ProgressBars
 from tdm_dask.simulation import BLOCKS, PRESETS, simulate
 from tdm_dask.specimens import Specimen, crystal_block, lifepo4, pbtio3_wall
 
@@ -72,14 +73,6 @@ ARGUMENTS = arguments()
 
 
 # %%
-def fig4_defects(specimen: Specimen) -> Specimen:
-    """The defects of the paper's Fig. 4, as far apart as the block allows."""
-    height, width = specimen.cell
-    specimen = vacancy(specimen, "O", (4.72, 7.51))
-    specimen = interstitial(specimen, largest_void(specimen, near=(0.69 * height, 0.28 * width)), element="Fe")
-    return antisite(specimen, "Li", (5.17, 0.75 * width), element="Fe", every=2)
-
-
 def build(asked: argparse.Namespace) -> Specimen:
     """The specimen that is asked for, with its defects."""
     block = dict(BLOCKS[asked.preset])
@@ -132,16 +125,18 @@ def run(asked: argparse.Namespace) -> list[str]:
     return [scan.attrs["source"] for scan in scans]
 
 
-if __name__ == "__main__":
-    try:
-        if ARGUMENTS.scheduler:
-            from distributed import Client
+def client(address: str | None) -> AbstractContextManager[Any]:
+    """The cluster that is asked for, or this process's threads."""
+    if address is None:
+        return nullcontext()
+    from distributed import Client
 
-            with Client(ARGUMENTS.scheduler):
-                run(ARGUMENTS)
-        else:
-            with ProgressBar(minimum=1.0):
-                run(ARGUMENTS)
-    except TdmError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    return Client(address)
+
+
+try:
+    with client(ARGUMENTS.scheduler), ProgressBars() as bars, bars.stage("simulate"):
+        run(ARGUMENTS)
+except TdmError as error:
+    print(f"simulate: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
