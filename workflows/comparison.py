@@ -279,6 +279,7 @@ known_scan.write(ARGUMENTS.out, "comparison", {"images": drawn(), "deflection": 
 #   Li (+0.6 against +1.8), Ti+O is *dark* (-1.1), and in PbTiO3 the peak of O lies 0.23 angstrom from its column. In
 #   this row of LiFePO4 its peaks still lie on the columns, where in the paper, at 72.5 nm, they do not.
 #
-# The moved template is a warning. Its image resembles the template, which has no atoms below it, with R 0.4 (0.5), by
-# the same algebra that gives the true one 0.85 (0.92). It is the difference of the two, not the likeness by itself,
-# that speaks for the true places.
+# The moved template is a warning. Its sites are as far from atoms as the crystal allows (its correlation with the true
+# template is 0.25 and -0.25), and yet its image resembles it with R 0.4 (0.5), held out 0.3 (0.5), by the same algebra
+# that gives the true one 0.85 (0.92). It is the difference of the two, not the likeness by itself, that speaks for the
+# true places.
