@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.spatial import cKDTree
 
-from .axes import SCAN
+from .axes import SCAN, step_of
 from .column_model import Model, refined, rendered, without_plane
 from .columns import scan_image
 from .crystal import atomic_numbers
@@ -42,8 +42,9 @@ _SAME = 0.12
 # A candidate this many standard errors worse than the best is told from it.
 _SETTLED = 3.0
 _FEWEST_BLOCKS = 8
-# The best of thousands of places gains two standard errors from noise alone.
-_SEEN = 4.0
+# Twice the gain in log-likelihood below which noise may have made it: the best of about ten thousand places and eight
+# unknowns gains 2 ln 10^4 + 8 = 26 from noise alone.
+_SEEN = 40.0
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ def register_sites(
             f"No orientation of the crystal fits the image within a strain of {max_strain:g}; check the scan step, the "
             "zone axis, the contrast and max_strain, or take a larger or sharper image."
         )
+    _check_seen(kept[0], measured, used)
     candidates = _compared(kept, measured, used)
     message, ambiguous = _in_words(candidates)
     if ambiguous:
@@ -358,12 +360,11 @@ def _compared(trials: list[_Trial], image: xr.DataArray, used: npt.NDArray[np.bo
     data = without_plane(image, image.values, used)
     size = float(np.hypot(*trials[0].model.lattice.vectors.T).max())
     blocks = _blocks(image, used, size)
-    # The first entry is the plane alone: what the image is without any crystal.
-    squares, candidates = [data**2], []
+    squares, candidates = [], []
     for trial in trials:
         shape = without_plane(image, rendered(trial.model, image), used)
         squares.append((data - (data * shape).sum() / (shape**2).sum() * shape) ** 2)
-        worse = _standard_errors(squares[-1] - squares[1], blocks, float(squares[0].sum()))
+        worse = _standard_errors(squares[-1] - squares[0], blocks, float((data**2).sum()))
         lattice = trial.model.lattice
         candidates.append(
             Candidate(
@@ -378,14 +379,21 @@ def _compared(trials: list[_Trial], image: xr.DataArray, used: npt.NDArray[np.bo
                 len(trial.orientations),
             )
         )
-    support = _standard_errors(squares[0] - squares[1], blocks, float(squares[0].sum()))
-    if support < _SEEN:
-        raise SiteError(
-            f"The crystal hardly shows in the image: its best place has a score of {candidates[0].score:.3f} and describes "
-            f"it better than no crystal by {support:.1f} standard errors, where {_SEEN:g} are needed. Check the zone axis, "
-            "the scan step and the contrast, or take an image with less noise."
-        )
     return tuple(candidates)
+
+
+def _check_seen(trial: _Trial, image: xr.DataArray, used: npt.NDArray[np.bool_]) -> None:
+    """Raise unless a correlation is more than the best of many places would reach in noise."""
+    pixel = abs(float(np.prod([step_of(image, dim) for dim in SCAN])))
+    # What is nearer than the width of a column is no independent evidence.
+    places = used.sum() * min(pixel / (4 * np.pi * trial.model.blur**2), 1.0)
+    gain = -places * np.log1p(-min(trial.score, 1 - 1e-12) ** 2)
+    if gain < _SEEN:
+        raise SiteError(
+            f"The crystal hardly shows in the image: the correlation at its best place, {trial.score:.3f} over about "
+            f"{places:.0f} independent places, may be noise. Check the zone axis, the scan step and the contrast, or take "
+            "a larger or sharper image."
+        )
 
 
 def _standard_errors(excess: Array, blocks: list[tuple[Any, ...]], scale: float) -> float:
