@@ -64,8 +64,8 @@ def block_moments(
     Returns
     -------
     Delayed
-        A list of `ridge_solver.SecondMoments`, block by block along x, then y; blocks without probe positions that
-        are used are left out.
+        `ridge_solver.SecondMoments` by block (number along y, number along x), in order; blocks without probe positions
+        that are used are left out.
 
     Raises
     ------
@@ -98,9 +98,11 @@ def block_moments(
     )
 
 
-def _with_templates(states: State, region: Region, used: np.ndarray | None, edges: Edges) -> list[SecondMoments]:
+def _with_templates(
+    states: State, region: Region, used: np.ndarray | None, edges: Edges
+) -> dict[Any, SecondMoments]:
     bad = np.zeros(region.pixels.shape, bool)
-    blocks = []
+    blocks = {}
     for tile in sorted(states):
         state = states.pop(tile)  # one matrix less in memory
         y, x = (slice(e[n], e[n + 1]) for e, n in zip(edges, tile, strict=True))
@@ -114,6 +116,6 @@ def _with_templates(states: State, region: Region, used: np.ndarray | None, edge
         deviations = weights - mean[:, None]
         products[q:, q:] = deviations @ deviations.T
         bad[region.pixels] |= ~(np.isfinite(state["mean"]) & np.isfinite(np.diag(products)[:q]))
-        blocks.append(SecondMoments(state["n"], np.concatenate([state["mean"], mean]), products))
+        blocks[tile] = SecondMoments(state["n"], np.concatenate([state["mean"], mean]), products)
     require_finite(bad)
     return blocks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -226,16 +225,11 @@ def _ridge(
     scan_region: Any,
     options: dict[str, Any],
 ) -> xr.DataArray:
-    known = [field.name for field in fields(RidgeOptions)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InputError(f"There is no option {unknown[0]!r} of ridge masks; there are {known}.")
     if isinstance(counts, xr.Dataset) or template is None:
         raise InputError("A ridge mask needs more than correlations; give the counts and a template.")
     counts = check_counts(counts)
-    return ridge_masks(
-        counts, check_template(counts, template), detector_region, scan_region, RidgeOptions(**options)
-    )
+    given = RidgeOptions.given(options)
+    return ridge_masks(counts, check_template(counts, template), detector_region, scan_region, given)
 
 
 def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Normalisation = "none") -> xr.DataArray:

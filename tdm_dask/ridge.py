@@ -11,9 +11,10 @@ the diagonal of C_q, which is 1.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import dask.array as da
@@ -27,7 +28,7 @@ from .errors import InputError
 from .evaluation import IMAGE
 from .passes import lazily, moments
 from .reductions import prepare_masks, prepare_templates
-from .ridge_solver import conjugate_gradients_step, held_out, ridge_path
+from .ridge_solver import RidgePath, SecondMoments, conjugate_gradients_step, held_out, ridge_path
 from .second_moments import normal_product
 from .statistics import (
     descan_shifts,
@@ -73,6 +74,15 @@ class RidgeOptions:
     solver: Solver = "auto"
     most_reads: int = 100
 
+    @classmethod
+    def given(cls, options: Mapping[str, Any]) -> RidgeOptions:
+        """Options by name; InputError for one that does not exist."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InputError(f"There is no option {unknown[0]!r} of ridge masks; there are {known}.")
+        return cls(**options)
+
     def __post_init__(self) -> None:
         value = self.regularisation
         if isinstance(value, str):
@@ -94,7 +104,7 @@ def ridge_masks(
     counts: xr.DataArray, template: xr.DataArray, detector_region: Any, scan_region: Any, options: RidgeOptions
 ) -> xr.DataArray:
     """Ridge masks ([template,] ky, kx) of counts and templates that have been checked; see `tdm_dask.derive_mask`."""
-    problem = _Problem.of(counts, template, detector_region, scan_region)
+    problem = RidgeProblem.of(counts, template, detector_region, scan_region)
     if _solver(problem, options) == "gram":
         found = _from_matrix(problem, options)
         values = {name: found[name] for name in ("mask", "mean", "std", "n", LAMBDA)}
@@ -176,7 +186,7 @@ def regularisation_curve(
     if not chosen_from or not np.isfinite(chosen_from).all() or chosen_from[0] <= 0:
         raise InputError(f"The lambdas are {tuple(lambdas)}; expected positive numbers.")
     counts = check_counts(counts)
-    problem = _Problem.of(counts, check_template(counts, template), detector_region, scan_region)
+    problem = RidgeProblem.of(counts, check_template(counts, template), detector_region, scan_region)
     found = _from_matrix(problem, options, chosen_from)
     names = [str(name) for name in problem.names]
     coords = {LAMBDA: list(chosen_from), IMAGE: names, TEMPLATE: names}
@@ -193,7 +203,7 @@ def regularisation_curve(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class RidgeProblem:
     """What every way of solving starts from."""
 
     counts: xr.DataArray
@@ -205,7 +215,7 @@ class _Problem:
     lazy: bool
 
     @classmethod
-    def of(cls, counts: xr.DataArray, template: xr.DataArray, detector_region: Any, scan_region: Any) -> _Problem:
+    def of(cls, counts: xr.DataArray, template: xr.DataArray, detector_region: Any, scan_region: Any) -> RidgeProblem:
         used = used_patterns(counts, scan_region)
         weights = detector_weights(counts, detector_region)
         stacked = (template if TEMPLATE in template.dims else template.expand_dims(TEMPLATE)).transpose(TEMPLATE, *SCAN)
@@ -219,7 +229,7 @@ class _Problem:
         return self.weights > 0
 
 
-def _solver(problem: _Problem, options: RidgeOptions) -> str:
+def _solver(problem: RidgeProblem, options: RidgeOptions) -> str:
     if options.solver != "auto":
         return options.solver
     few = int(problem.pixels.sum()) <= GRAM_MOST
@@ -233,7 +243,7 @@ def _solver(problem: _Problem, options: RidgeOptions) -> str:
 
 
 def _from_matrix(
-    problem: _Problem, options: RidgeOptions, lambdas: Sequence[float] = LAMBDAS
+    problem: RidgeProblem, options: RidgeOptions, lambdas: Sequence[float] = LAMBDAS
 ) -> dict[str, np.ndarray | da.Array]:
     """Masks and what cross-validation found, from the products of all pixels with all in one read."""
     chosen = isinstance(options.regularisation, str)
@@ -242,7 +252,7 @@ def _from_matrix(
     parts = block_moments(
         problem.counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts
     )
-    result = delayed(_solved, pure=True)(parts, problem.pixels, options, tuple(lambdas) if chosen else None)
+    result = delayed(_solved, pure=True)(parts, problem.pixels, options, tuple(lambdas))
     templates, number = len(problem.names), len(lambdas)
     shapes = {"mask": (templates, *shape[2:]), "mean": shape[2:], "std": shape[2:], "n": (), LAMBDA: ()}
     if chosen:
@@ -257,32 +267,38 @@ def _from_matrix(
 
 
 def _solved(
-    parts: list[Any], pixels: np.ndarray, options: RidgeOptions, lambdas: tuple[float, ...] | None
+    parts: Mapping[Any, SecondMoments], pixels: np.ndarray, options: RidgeOptions, lambdas: tuple[float, ...]
 ) -> dict[str, np.ndarray]:
-    q = int(pixels.sum())
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole + part
-    noise = None if options.gain is None else _counting_noise(whole.mean[:q], whole.correlations()[1][:q], options.gain)
-    found: dict[str, np.ndarray] = {}
-    if lambdas is None:
-        assert not isinstance(options.regularisation, str)
-        penalty = float(options.regularisation)
-    else:
-        if len(parts) < 2:
-            raise InputError(
-                "Only one block of the scan holds counts that are used, and nothing is left to try a mask on; take "
-                "more blocks, a larger scan_region, or give the regularisation as a number."
-            )
-        r, g = held_out(parts, q, lambdas, noise, separate=options.separate)
-        found = compared(r, g, options.objective)
-        penalty = lambdas[int(np.argmin(found["loss"]))]
-    path = ridge_path(whole, q, [penalty], noise, separate=options.separate)
-    found |= {LAMBDA: np.asarray(penalty), "n": np.asarray(whole.n, np.int64)}
+    blocks = list(parts.values())
+    path, found = chosen_path(blocks, int(pixels.sum()), options, lambdas)
+    found |= {LAMBDA: np.asarray(path.lambdas[0]), "n": np.asarray(sum(b.n for b in blocks), np.int64)}
     for name, values in (("mask", path.weights[0]), ("mean", path.mean), ("std", path.std)):
         found[name] = np.zeros((*values.shape[:-1], *pixels.shape))
         found[name][..., pixels] = values
     return found
+
+
+def chosen_path(
+    blocks: Sequence[SecondMoments], pixels: int, options: RidgeOptions, lambdas: Sequence[float]
+) -> tuple[RidgePath, dict[str, np.ndarray]]:
+    """Masks of all blocks at the lambda that is given or chosen, and what cross-validation found, where it chose."""
+    whole = functools.reduce(SecondMoments.__add__, blocks)
+    noise = None
+    if options.gain is not None:
+        noise = _counting_noise(whole.mean[:pixels], whole.correlations()[1][:pixels], options.gain)
+    found: dict[str, np.ndarray] = {}
+    if isinstance(options.regularisation, str):
+        if len(blocks) < 2:
+            raise InputError(
+                "Only one block of the scan holds counts that are used, and nothing is left to try a mask on; take "
+                "more blocks, a larger scan_region, or give the regularisation as a number."
+            )
+        r, g = held_out(blocks, pixels, lambdas, noise, separate=options.separate)
+        found = compared(r, g, options.objective)
+        penalty = lambdas[int(np.argmin(found["loss"]))]
+    else:
+        penalty = float(options.regularisation)
+    return ridge_path(whole, pixels, [penalty], noise, separate=options.separate), found
 
 
 def compared(r: np.ndarray, g: np.ndarray, objective: Objective) -> dict[str, np.ndarray]:
@@ -301,7 +317,7 @@ def _counting_noise(mean: np.ndarray, std: np.ndarray, gain: float) -> np.ndarra
     return np.clip(share, 1e-3, 1.0)
 
 
-def _by_gradients(problem: _Problem, options: RidgeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
     """Masks by block conjugate gradients: one read for the statistics, one for each step, now."""
     if isinstance(options.regularisation, str):
         raise InputError(
@@ -348,7 +364,7 @@ def _by_gradients(problem: _Problem, options: RidgeOptions) -> tuple[dict[str, A
     return values, {"solver": "conjugate-gradients", "reads": len(history), "residuals": history}
 
 
-def _template_correlations(problem: _Problem) -> np.ndarray:
+def _template_correlations(problem: RidgeProblem) -> np.ndarray:
     prepared = problem.templates.compute() if isinstance(problem.templates, Delayed) else problem.templates
     whole = (slice(0, n) for n in problem.counts.shape[:2])
     return np.corrcoef(prepared.weights(*whole, problem.used)).reshape(len(problem.names), -1)

@@ -73,13 +73,22 @@ class RidgePath:
         Of the pixels.
     rho : array (t, q)
         Correlations of the pixels with the templates.
+    lambdas : sequence of float
     weights : array (lambda, t, q)
     """
 
     mean: Array
     std: Array
     rho: Array
+    lambdas: Sequence[float]
     weights: Array
+
+
+def pearson_path(moments: SecondMoments, pixels: int) -> RidgePath:
+    """The Pearson masks, as a path: what ridge masks become, but for their scale, where lambda is infinite."""
+    correlation, std = moments.correlations()
+    rho = correlation[pixels:, :pixels]
+    return RidgePath(moments.mean[:pixels], std[:pixels], rho, (np.inf,), rho[None])
 
 
 def ridge_path(
@@ -118,7 +127,7 @@ def ridge_path(
         weights[n] = (projected / (values + penalty)) @ vectors.T * scale
         if separate:
             weights[n] = between @ np.linalg.solve(rho @ weights[n].T, weights[n])
-    return RidgePath(moments.mean[:pixels], std[:pixels], rho, weights)
+    return RidgePath(moments.mean[:pixels], std[:pixels], rho, tuple(lambdas), weights)
 
 
 def read_on(part: SecondMoments, path: RidgePath) -> list[SecondMoments]:
