@@ -104,7 +104,7 @@ def plot_displacements(
         axes.plot(x[lone], y[lone], "x", color="white", markersize=3, markeredgewidth=0.7, alpha=0.8)
         key = max(k for k in _KEYS if k <= max(np.hypot(dy, dx)[known].max(), _KEYS[0]))
         text = f"{key:g} Å" + (f" (× {magnification:g})" if magnification != 1 else "")
-        axes.quiverkey(arrows, 0.52, -0.045, key, text, labelpos="E", color=INK, labelcolor=INK, labelsep=0.05)
+        axes.quiverkey(arrows, 0.47, -0.045, key, text, labelpos="E", color=INK, labelcolor=INK, labelsep=0.05)
         if colour is None:
             _draw_ring(axes)
     if title is not None:
