@@ -246,7 +246,8 @@ def simulate_pacbed(
     thicknesses : sequence of float (angstrom) or str
         Each is seen at the end of the slice nearest to it.
     scan_step, scan_extent
-        Of the probes; by default 0.6 angstrom over one `repeat` of the specimen.
+        Of the probes; by default 0.6 angstrom over one `repeat` of the specimen. Steps much larger than half a
+        wavelength over the semi-angle (0.53 angstrom) do not give the mean: patterns vary faster than that.
     energy, semi_angle, soft_edge, cs, defocus, slice_thickness, potential_sampling, parametrization, projection, \
 max_angle, pixel_size, frozen_phonons, sigmas, seed
         As for `simulate`.
