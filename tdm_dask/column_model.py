@@ -63,9 +63,7 @@ def rendered(model: Model, image: xr.DataArray) -> Array:
     return plane
 
 
-def refined(
-    model: Model, image: xr.DataArray, used: npt.NDArray[np.bool_], order: int, *, steps: int = 15
-) -> Fitted:
+def refined(model: Model, image: xr.DataArray, used: npt.NDArray[np.bool_], order: int, *, steps: int = 15) -> Fitted:
     """Vectors, origin, blur and drift (degrees 2 to `order`) by Gauss-Newton steps, on the pixels that are used.
 
     In each step the image is a plane, the model, and the model's derivatives by its blur and by a displacement that is
@@ -150,7 +148,7 @@ def _normal_equations(
 
 
 def _shifted(lattice: Lattice, moves: Array, centre: Array, half: Array) -> Lattice:
-    """A lattice displaced by a polynomial: constant and linear parts go into origin and vectors, the rest into drift."""
+    """A lattice displaced by a polynomial: its constant and linear parts go into origin and vectors."""
     slope = moves[1:3] / half[:, None]
     origin = lattice.origin + moves[0] + (lattice.origin - centre) @ slope
     vectors = lattice.vectors @ (np.eye(2) + slope)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from scipy.ndimage import gaussian_filter, grey_erosion
+from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 from .axes import SCAN, VALID_PATTERNS, quantity, require_unit, step_of
@@ -50,7 +51,8 @@ def find_columns(
         Whether columns are brighter (ADF) or darker (ABF) than what is around them.
     threshold : float in [0, 1), default 0.15
         How far a maximum must rise above the lowest value within `separation` of it, as a part of how far clear columns
-        do (the 90th percentile of the maxima, after those too near a higher one are dropped). Lower it for faint columns, raise it where noise is taken for columns.
+        do (the 90th percentile of the maxima, after those too near a higher one are dropped). Lower it for faint
+        columns, raise it where noise is taken for columns.
 
     Returns
     -------
@@ -72,7 +74,8 @@ def find_columns(
     Examples
     --------
     >>> from tdm_dask.axes import axis_coordinate
-    >>> steps = {"y": axis_coordinate("y", 30, 0.2, unit="angstrom"), "x": axis_coordinate("x", 40, 0.15, unit="angstrom")}
+    >>> sizes = {"y": (30, 0.2), "x": (40, 0.15)}
+    >>> steps = {dim: axis_coordinate(dim, n, step, unit="angstrom") for dim, (n, step) in sizes.items()}
     >>> y, x = (axis.astype(float) for axis in (steps["y"].values[:, None], steps["x"].values))
     >>> peaks = [np.exp(-((y - a) ** 2 + (x - b) ** 2) / (2 * 0.3**2)) for a, b in ((2.13, 1.58), (4.0, 4.2))]
     >>> image = xr.DataArray(sum(peaks), coords=steps, dims=("y", "x"))
@@ -131,6 +134,14 @@ def scan_image(image: xr.DataArray, what: str) -> xr.DataArray:
     return xr.DataArray(values, coords=coords, dims=SCAN, name=image.name)
 
 
+def column_heights(image: xr.DataArray, peaks: Array, contrast: Contrast) -> Array:
+    """Value of the image at the probe position nearest to each column, the larger the clearer."""
+    values = smoothed(image.values, 0.5)
+    y, x = np.meshgrid(*(image.coords[dim].values for dim in SCAN), indexing="ij")
+    nearest = cKDTree(np.column_stack([y.ravel(), x.ravel()])).query(peaks)[1]
+    return np.asarray(values.ravel()[nearest] * (1 if contrast == "bright" else -1))
+
+
 def smoothed(values: Array, sigma: npt.ArrayLike) -> Array:
     """A Gaussian average, sigma in pixels, of the finite values around each pixel; NaN far from any."""
     known = np.isfinite(values)
@@ -165,9 +176,7 @@ def _maxima(values: Array, steps: Array, separation: float, threshold: float) ->
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
-def _thinned(
-    found: npt.NDArray[np.intp], height: Array, steps: Array, separation: float
-) -> npt.NDArray[np.intp]:
+def _thinned(found: npt.NDArray[np.intp], height: Array, steps: Array, separation: float) -> npt.NDArray[np.intp]:
     """The highest of maxima that are nearer to each other than the separation."""
     kept: list[npt.NDArray[np.intp]] = []
     places = found * steps

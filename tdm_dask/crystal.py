@@ -147,7 +147,7 @@ def _atoms(path: Path) -> tuple[Array, Array, list[Content]]:
     except Exception as error:  # ASE's parser raises whatever it stumbles over
         raise SiteError(f"{path} cannot be read as a CIF ({type(error).__name__}: {error}).") from None
     if len(atoms) == 0 or abs(atoms.cell.volume) < 1e-6:
-        raise SiteError(f"{path} holds {len(atoms)} atoms in a cell of {atoms.cell.volume:g} cubic angstrom; no crystal.")
+        raise SiteError(f"{path} holds {len(atoms)} atoms in {atoms.cell.volume:g} cubic angstrom; that is no crystal.")
     occupied = atoms.info.get("occupancy") or {}
     kinds = atoms.arrays.get("spacegroup_kinds", np.full(len(atoms), -1))
     contents = []

@@ -11,62 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial import cKDTree
-from scipy.spatial.distance import squareform
 
 from .axes import SCAN, quantity, require_unit
-from .columns import Contrast, find_columns, scan_image, smoothed
+from .columns import Contrast, column_heights, find_columns, scan_image
+from .drift import Drift, fixed, ideal_positions
 from .errors import SiteError
-from .lattice_fit import Fit, drift_basis, drift_terms, fit_lattice, ideal_positions, motif_spacing
+from .lattice_fit import Fit, fit_lattice, folded, motif_spacing
 from .periodicity import lattice_vectors, spectrum
 from .sites import Array, Sites, sites_by_kind
 
 # Half of this is how far a column may lie from its site: halfway to the next would be half the spacing.
 _TOLERANCE = 0.35
-# Of the cells of the middle, the part in which a column must be seen to belong to the motif.
-_PRESENT = 0.5
 _MOST_ORDER = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Drift:
-    r"""A slow displacement of a lattice: polynomials of degree 2 to `order` (degrees 0 and 1 are origin and vectors).
-
-    .. math:: u(y, x) = \sum_{2 \le i + j \le n} c_{ij} P_i(\eta) P_j(\xi)
-
-    with Legendre polynomials of :math:`\eta, \xi`, which are (y, x) about `centre` in units of `half`, held at 1.1 beyond
-    the fitted region.
-
-    Attributes
-    ----------
-    order : int
-    centre, half : array (2,)
-        In angstrom.
-    coefficients : array (terms, 2)
-        In angstrom, in the order of `lattice_fit.drift_terms`.
-    """
-
-    order: int
-    centre: Array
-    half: Array
-    coefficients: Array
-
-    def __post_init__(self) -> None:
-        terms = len(drift_terms(self.order))
-        for name, shape in (("centre", (2,)), ("half", (2,)), ("coefficients", (terms, 2))):
-            object.__setattr__(self, name, _fixed(getattr(self, name), shape, f"The {name} of the drift"))
-
-    @property
-    def largest(self) -> float:
-        """No displacement along y or x is larger than this, in angstrom."""
-        edge = drift_basis(self.centre + 2 * self.half[None], self.centre, self.half, self.order)
-        return float((edge @ np.abs(self.coefficients)).max(initial=0.0))
-
-    def at(self, positions: npt.ArrayLike) -> Array:
-        """Displacements (n, 2) in angstrom of undrifted positions (n, 2)."""
-        points = np.asarray(positions, np.float64)
-        return drift_basis(points, self.centre, self.half, self.order) @ self.coefficients
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,19 +65,19 @@ class Lattice:
     """
 
     vectors: Array
-    motif: dict[str, Array]
+    motif: Mapping[str, Array]
     origin: Array = (0.0, 0.0)  # type: ignore[assignment]
     drift: Drift | None = None
     columns: dict[str, list[dict[str, float]]] | None = None
     period: float | None = None
 
     def __post_init__(self) -> None:
-        vectors = _fixed(self.vectors, (2, 2), "The vectors")
+        vectors = fixed(self.vectors, (2, 2), "The vectors")
         if abs(np.linalg.det(vectors)) < 1e-3 * np.prod(np.hypot(*vectors.T)):
             raise SiteError(f"The vectors {vectors.tolist()} are parallel or zero; a lattice needs two directions.")
         object.__setattr__(self, "vectors", vectors)
-        object.__setattr__(self, "origin", _fixed(self.origin, (2,), "The origin"))
-        motif = {kind: _fixed(places, (-1, 2), f'"{kind}"') for kind, places in sites_by_kind(self.motif)[0].items()}
+        object.__setattr__(self, "origin", fixed(self.origin, (2,), "The origin"))
+        motif = {kind: fixed(places, (-1, 2), f'"{kind}"') for kind, places in sites_by_kind(self.motif)[0].items()}
         object.__setattr__(self, "motif", motif)
         if self.columns is not None:
             counts = {kind: len(places) for kind, places in motif.items()}
@@ -309,9 +265,7 @@ class Lattice:
         start = None if origin == "find" else self.origin
         number = {kind: n for n, kind in enumerate(self.motif)}
         kind_of = np.array([number[name] for name in names])
-        fit = fit_lattice(
-            found, allowed, self.vectors, motif, kind_of, origin=start, order=drift, tolerance=reach
-        )
+        fit = fit_lattice(found, allowed, self.vectors, motif, kind_of, origin=start, order=drift, tolerance=reach)
         return fit, names
 
     def _moved(self, fit: Fit, order: int) -> Lattice:
@@ -349,8 +303,8 @@ class Lattice:
         Returns
         -------
         Lattice
-            Its kinds are "1", "2", ... in the order of their contrast, one for each column of the cell; the origin is at
-            "1". :meth:`renamed` gives them names, and the same name to columns of one kind.
+            Its kinds are "1", "2", ... in the order of their contrast, one for each column of the cell; the origin is
+            at "1". :meth:`renamed` gives them names, and the same name to columns of one kind.
 
         Raises
         ------
@@ -363,23 +317,23 @@ class Lattice:
             frequencies, amplitudes = waves.peaks()
             start = lattice_vectors(frequencies, amplitudes, waves.lengths)
         else:
-            start = np.array(_fixed(vectors, (2, 2), "The vectors"))
+            start = np.array(fixed(vectors, (2, 2), "The vectors"))
         peaks = find_columns(measured, separation=separation, contrast=contrast, threshold=threshold)
         # Columns that are missing here and there, or walls, leave the commonest motif of the middle.
         middle = np.median(peaks, axis=0)
         near = np.hypot(*(peaks - middle).T) <= 3.2 * np.hypot(*start.T).max()
-        found = _folded(peaks[near], start, 0.5 * quantity(separation, "angstrom", "separation"))
+        found = folded(peaks[near], start, 0.5 * quantity(separation, "angstrom", "separation"))
         every = cls(start, {str(n): [place] for n, place in enumerate(found)})  # type: ignore[misc]
         fit, _ = every._fitted(peaks, drift, "find", None)
         fit, _ = every._moved(fit, drift)._fitted(peaks, drift, "keep", None)
         taken = [n for n in range(len(found)) if (fit.member == n).any()]
         mean = [np.median(fit.residuals[fit.member == n], axis=0) for n in taken]
         places = found[taken] + np.array(mean) @ np.linalg.inv(fit.vectors)
-        height = _heights(measured, peaks, contrast)
+        height = column_heights(measured, peaks, contrast)
         brightness = [np.nanmedian(height[fit.member == n]) for n in taken]
         order = np.argsort(brightness)[::-1]
         first = places[order[0]]
-        motif = {str(n + 1): [(places[k] - first) % 1.0] for n, k in enumerate(order)}
+        motif = {str(n + 1): (places[k : k + 1] - first) % 1.0 for n, k in enumerate(order)}
         lattice = every._moved(fit, drift)
         return replace(lattice, motif=motif, origin=lattice.origin + first @ lattice.vectors)
 
@@ -395,18 +349,18 @@ class Lattice:
         unknown = sorted(set(names) - set(self.motif))
         if unknown:
             raise SiteError(f'The lattice has no columns of "{unknown[0]}"; its kinds are {", ".join(self.motif)}.')
-        motif: dict[str, list[Any]] = {}
+        motif: dict[str, Array] = {}
         columns: dict[str, list[dict[str, float]]] = {}
         for kind, places in self.motif.items():
             name = names.get(kind, kind)
-            motif.setdefault(name, []).extend(places.tolist())
+            motif[name] = np.concatenate([motif[name], places]) if name in motif else places
             if self.columns is not None:
                 columns.setdefault(name, []).extend(self.columns[kind])
         return replace(self, motif=motif, columns=columns if self.columns is not None else None)
 
     def with_motif(self, motif: Mapping[str, npt.ArrayLike]) -> Lattice:
         """The same vectors, origin and drift with another motif: also columns that the image does not show."""
-        return replace(self, motif=dict(motif), columns=None, period=None)
+        return replace(self, motif=sites_by_kind(motif)[0], columns=None, period=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON and TOML; what is not known is left out."""
@@ -439,7 +393,7 @@ class Lattice:
         wrong = sorted(set(plain) - known) + sorted({"vectors", "motif"} - set(plain))
         if wrong or plain.get("unit", "angstrom") != "angstrom":
             raise SiteError(
-                f"A lattice has the entries {', '.join(sorted(known))}, in angstrom; found {', '.join(map(str, plain))}."
+                f"A lattice has {', '.join(sorted(known))}, in angstrom; found {', '.join(map(str, plain))}."
             )
         drift = Drift(**plain["drift"]) if plain.get("drift") else None
         rest = {name: plain[name] for name in ("columns", "period") if name in plain}
@@ -459,47 +413,3 @@ class Lattice:
         if not isinstance(plain, dict):
             raise SiteError(f"The JSON holds {type(plain).__name__}; expected the entries of a lattice.")
         return cls.from_dict(plain)
-
-
-def _fixed(values: npt.ArrayLike, shape: tuple[int, ...], what: str) -> Array:
-    """A float64 copy that cannot be written to."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise SiteError(f"{what} is no array of numbers; expected shape {shape}.") from None
-    if array.ndim != len(shape) or any(s not in (-1, n) for s, n in zip(shape, array.shape, strict=True)):
-        raise SiteError(f"{what} has shape {array.shape}; expected {shape}.")
-    if not np.isfinite(array).all():
-        raise SiteError(f"{what} holds values that are not finite.")
-    array.flags.writeable = False
-    return array
-
-
-def _folded(peaks: Array, vectors: Array, apart: float) -> Array:
-    """Fractional positions of the columns of one cell: clusters of folded peaks that occur in most cells."""
-    if len(peaks) < 4:
-        raise SiteError(f"Only {len(peaks)} columns were found in the middle of the image; a lattice needs at least 4.")
-    fraction = (peaks @ np.linalg.inv(vectors)) % 1.0
-    off = fraction[:, None] - fraction
-    off = (off - np.rint(off)) @ vectors
-    distance = np.hypot(off[..., 0], off[..., 1])
-    cluster = fcluster(linkage(squareform(distance, checks=False), "average"), apart, "distance")
-    area = np.ptp(peaks, axis=0).prod() * np.pi / 4
-    cells = max(area / abs(np.linalg.det(vectors)), 1.0)
-    places = []
-    for number in np.unique(cluster):
-        members = fraction[cluster == number]
-        if len(members) >= _PRESENT * min(cells, np.bincount(cluster).max()):
-            near = members - np.rint(members - members[0])
-            places.append(np.median(near, axis=0))
-    if not places:
-        raise SiteError("The columns of the image do not repeat with its period; give the vectors, or a sharper image.")
-    return np.array(places)
-
-
-def _heights(image: xr.DataArray, peaks: Array, contrast: Contrast) -> Array:
-    """Value of the image at the probe position nearest to each column, the larger the clearer."""
-    values = smoothed(image.values, 0.5)
-    y, x = np.meshgrid(*(image.coords[dim].values for dim in SCAN), indexing="ij")
-    nearest = cKDTree(np.column_stack([y.ravel(), x.ravel()])).query(peaks)[1]
-    return np.asarray(values.ravel()[nearest] * (1 if contrast == "bright" else -1))

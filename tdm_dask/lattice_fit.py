@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import squareform
 
+from .drift import drift_basis, drift_terms, ideal_positions
 from .errors import SiteError
 from .sites import Array
 
@@ -16,10 +19,10 @@ Index = npt.NDArray[np.int64]
 # The fit starts in a window of this many of the longer vector, and the window grows by this factor at a time.
 _FIRST_RADIUS = 2.6
 _GROWTH = 1.3
-# Beyond the columns that it was fitted to, by this part of half their extent, a drift stays what it is.
-_BEYOND = 1.1
 _VOTERS = 60
 _MOST_ORIGINS, _NEARLY = 5, 0.8
+# Of the cells of the middle, the part in which a column must be seen to belong to the motif.
+_PRESENT = 0.5
 # Columns further off than this many standard deviations (from the median of all) are no part of the lattice.
 _OUTLIERS = 5.0
 
@@ -42,35 +45,6 @@ class Fit:
     used: npt.NDArray[np.bool_]
     residuals: Array
     rivals: Array
-
-
-def drift_terms(order: int) -> list[tuple[int, int]]:
-    """Degrees along y and x of the polynomials of a drift: of a total from 2 to `order`.
-
-    Examples
-    --------
-    >>> drift_terms(2)
-    [(0, 2), (1, 1), (2, 0)]
-    """
-    return [(i, total - i) for total in range(2, order + 1) for i in range(total + 1)]
-
-
-def drift_basis(positions: Array, centre: Array, half: Array, order: int, beyond: float = _BEYOND) -> Array:
-    """Legendre polynomials (n, terms) at positions, which are scaled to [-1, 1] and held at `beyond`."""
-    u = np.clip((positions - centre) / half, -beyond, beyond)
-    one = [np.polynomial.legendre.legvander(u[:, k], max(order, 0)) for k in (0, 1)]
-    terms = drift_terms(order)
-    return np.stack([one[0][:, i] * one[1][:, j] for i, j in terms], axis=1) if terms else np.empty((len(u), 0))
-
-
-def ideal_positions(
-    positions: Array, centre: Array, half: Array, coefficients: Array, order: int, beyond: float = _BEYOND
-) -> Array:
-    """Where positions would be without the drift, which is given over undrifted positions: by iteration."""
-    ideal = positions
-    for _ in range(12 if order >= 2 else 0):
-        ideal = positions - drift_basis(ideal, centre, half, order, beyond) @ coefficients
-    return ideal
 
 
 def motif_spacing(vectors: Array, motif: Array) -> float:
@@ -173,9 +147,7 @@ class _State:
     coefficients: Array
     order: int
 
-    def assigned(
-        self, peaks: Array, allowed: npt.NDArray[np.bool_], motif: Array
-    ) -> tuple[Index, Index, Array]:
+    def assigned(self, peaks: Array, allowed: npt.NDArray[np.bool_], motif: Array) -> tuple[Index, Index, Array]:
         """Cell and site of the motif of each column, and how far it lies from that site."""
         # Inside a growing window a drift goes on as it began.
         ideal = ideal_positions(peaks, self.centre, self.half, self.coefficients, self.order, 2.0)
@@ -189,9 +161,7 @@ class _State:
         return cells[row, member].astype(np.int64), member.astype(np.int64), off[row, member]
 
 
-def _adapted(
-    peaks: Array, allowed: npt.NDArray[np.bool_], motif: Array, state: _State, tolerance: float
-) -> _State:
+def _adapted(peaks: Array, allowed: npt.NDArray[np.bool_], motif: Array, state: _State, tolerance: float) -> _State:
     """Assign and solve in turn until the assignment stays."""
     before = None
     for _ in range(10):
@@ -220,8 +190,8 @@ def _solved(peaks: Array, index: Array, state: _State, seen: int, tolerance: flo
     terms = len(drift_terms(state.order))
     if len(peaks) < 4 or np.linalg.matrix_rank(index - index.mean(0), tol=1e-6) < 2:
         raise SiteError(
-            f"Only {len(peaks)} of {seen} columns lie within {tolerance:.3g} angstrom of sites of the lattice, or all on "
-            "one line; check vectors and motif, or find more columns."
+            f"Only {len(peaks)} of {seen} columns lie within {tolerance:.3g} angstrom of sites of the lattice, or all "
+            "on one line; check vectors and motif, or find more columns."
         )
     order = state.order
     if len(peaks) < 3 * (3 + terms):
@@ -254,7 +224,7 @@ def _vote(
     """The origin at which the most columns lie on sites, and others that do nearly as well."""
     if len(peaks) < 4:
         raise SiteError(
-            f"There are {len(peaks)} columns within {_FIRST_RADIUS:g} periods of the middle; a lattice needs at least 4."
+            f"There are {len(peaks)} columns within {_FIRST_RADIUS:g} periods of the middle; a lattice needs 4 or more."
         )
     inverse = np.linalg.inv(vectors)
     order = np.argsort(((peaks - start) ** 2).sum(1))
@@ -282,3 +252,25 @@ def _same(shift: Array, motif: Array, kind_of: Index, vectors: Array, tolerance:
     off = (apart - np.rint(apart)) @ vectors
     near = (np.hypot(off[..., 0], off[..., 1]) < tolerance) & (kind_of[:, None] == kind_of)
     return bool(near.any(axis=1).all())
+
+
+def folded(peaks: Array, vectors: Array, apart: float) -> Array:
+    """Fractional positions of the columns of one cell: clusters of folded peaks that occur in most cells."""
+    if len(peaks) < 4:
+        raise SiteError(f"Only {len(peaks)} columns were found in the middle of the image; a lattice needs at least 4.")
+    fraction = (peaks @ np.linalg.inv(vectors)) % 1.0
+    off = fraction[:, None] - fraction
+    off = (off - np.rint(off)) @ vectors
+    distance = np.hypot(off[..., 0], off[..., 1])
+    cluster = fcluster(linkage(squareform(distance, checks=False), "average"), apart, "distance")
+    area = np.ptp(peaks, axis=0).prod() * np.pi / 4
+    cells = max(area / abs(np.linalg.det(vectors)), 1.0)
+    places = []
+    for number in np.unique(cluster):
+        members = fraction[cluster == number]
+        if len(members) >= _PRESENT * min(cells, np.bincount(cluster).max()):
+            near = members - np.rint(members - members[0])
+            places.append(np.median(near, axis=0))
+    if not places:
+        raise SiteError("The columns of the image do not repeat with its period; give the vectors, or a sharper image.")
+    return np.array(places)

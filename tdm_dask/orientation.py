@@ -40,11 +40,11 @@ def orientations(lattice: Lattice, weights: Array, waves: Spectrum, max_strain: 
     SiteError
         If the image shows no periods, or none that the crystal has.
     """
-    frequencies, amplitudes = waves.peaks()
+    frequencies, _ = waves.peaks()
     if len(frequencies) < 2:
         raise SiteError(
-            f"The image shows {len(frequencies)} periods in its Fourier transform; a registration needs two directions. "
-            "Take a larger or sharper image."
+            f"The image shows {len(frequencies)} periods in its Fourier transform; a registration needs two "
+            "directions. Take a larger or sharper image."
         )
     index, factors = _structure_factors(lattice, weights)
     reciprocal = index @ np.linalg.inv(lattice.vectors).T

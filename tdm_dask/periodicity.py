@@ -99,13 +99,13 @@ def spectrum(image: xr.DataArray, used: npt.NDArray[np.bool_] | None = None) -> 
     known = np.isfinite(values)
     hann = np.multiply.outer(*(np.hanning(n + 2)[1:-1] for n in values.shape))
     weights = window * hann
-    filled = values
+    filled: Array = values
     if not known.all():
         # Single missing patterns take the mean of their neighbours; a hole would ring.
         near = smoothed(values, 1.5)
-        filled = np.where(known, values, np.where(np.isfinite(near), near, np.nanmean(values)))
-    filled = filled - (weights * filled).sum() / weights.sum()
-    return Spectrum(weights * filled / weights.sum(), y, x)
+        filled = np.where(known, values, np.where(np.isfinite(near), near, float(np.nanmean(values))))
+    mean = float((weights * filled).sum() / weights.sum())
+    return Spectrum(weights * (filled - mean) / weights.sum(), y, x)
 
 
 def lattice_vectors(frequencies: Array, amplitudes: Array, lengths: Array) -> Array:
@@ -125,13 +125,16 @@ def lattice_vectors(frequencies: Array, amplitudes: Array, lengths: Array) -> Ar
         if np.linalg.matrix_rank(whole[near]) < 2:
             break
         weight = amplitudes[near, None]
-        basis = np.linalg.lstsq(weight * whole[near], weight * frequencies[near], rcond=None)[0]
+        solution = np.linalg.lstsq(weight * whole[near], weight * frequencies[near], rcond=None)[0]
+        basis = np.asarray(solution, np.float64)
     return reduced(np.linalg.inv(basis).T)
 
 
 def reduced(vectors: npt.ArrayLike) -> Array:
     """The shortest two vectors of a lattice, the first the nearer to +y, the second to the right of it."""
     a, b = np.asarray(vectors, np.float64)
+    if not abs(a[0] * b[1] - a[1] * b[0]) > 0:
+        raise SiteError(f"The vectors {np.array([a, b]).tolist()} are parallel, zero or not finite; they span no cell.")
     while True:
         if a @ a > b @ b:
             a, b = b, a

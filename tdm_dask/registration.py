@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy.spatial import cKDTree
 
 from .axes import SCAN, step_of
-from .column_model import Model, refined, rendered, without_plane
+from .column_model import Model, rendered, without_plane
 from .columns import scan_image
 from .crystal import atomic_numbers
 from .errors import InputError, SiteError
@@ -22,6 +21,7 @@ from .orientation import orientations
 from .periodicity import spectrum
 from .sites import Array
 from .statistics import region_flags
+from .trials import Trial, apart, merged, tried
 
 ColumnContrast = Literal["adf", "abf"]
 
@@ -34,11 +34,6 @@ _WINDOW = 14  # longer vectors: the part of the image in which candidates are so
 _GROWTH = 2.0
 _MOST_REFINED = 8
 _FEWEST_PIXELS = 64
-# Candidates are dropped below this part of the best score.
-_WORST = 0.7
-_TURN = 3.0  # degrees: rotations nearer than this are the same
-# Candidates whose sites all lie within this distance, in angstrom, of sites of their kind are the same one.
-_SAME = 0.12
 # A candidate this many standard errors worse than the best is told from it.
 _SETTLED = 3.0
 _FEWEST_BLOCKS = 8
@@ -170,9 +165,9 @@ def register_sites(
     Warns
     -----
     UserWarning
-        If another candidate fits nearly as well: less than three standard errors worse, over blocks of about a cell. Its
-        sites differ from those of the best one, as the message says. The standard error covers noise and what differs
-        from cell to cell, not what Gaussians of fixed weights miss in every cell alike.
+        If another candidate fits nearly as well: less than three standard errors worse, over blocks of about a cell.
+        Its sites differ from those of the best one, as the message says. The standard error covers noise and what
+        differs from cell to cell, not what Gaussians of fixed weights miss in every cell alike.
 
     Notes
     -----
@@ -200,16 +195,16 @@ def register_sites(
     strength = column_weights(lattice, contrast, weights)
     reach = _WINDOW / 2 * float(np.hypot(*lattice.vectors.T).max())
     window = _around_middle(measured, used, reach)
-    starts = orientations(lattice, strength, spectrum(measured, window if flags is None else window & flags), max_strain)
-    trials = [_tried(lattice, Model(start, strength, _BLUR), measured, window, 0, max_strain, 6) for start in starts]
-    kept = _merged(trials, measured)[:_MOST_REFINED]
+    starts = orientations(lattice, strength, spectrum(measured, window), max_strain)
+    trials = [tried(lattice, Model(start, strength, _BLUR), measured, window, 0, max_strain, 6) for start in starts]
+    kept = merged(trials, measured)[:_MOST_REFINED]
     while kept and (window != used).any():
-        trials = [_tried(lattice, t.model, measured, window, drift, max_strain, 4, t.orientations) for t in kept]
-        kept = _merged(trials, measured)
+        trials = [tried(lattice, t.model, measured, window, drift, max_strain, 4, t.orientations) for t in kept]
+        kept = merged(trials, measured)
         reach *= _GROWTH
         window = _around_middle(measured, used, reach)
-    trials = [_tried(lattice, t.model, measured, used, drift, max_strain, 15, t.orientations) for t in kept]
-    kept = _merged(trials, measured)
+    trials = [tried(lattice, t.model, measured, used, drift, max_strain, 15, t.orientations) for t in kept]
+    kept = merged(trials, measured)
     if not kept:
         raise SiteError(
             f"No orientation of the crystal fits the image within a strain of {max_strain:g}; check the scan step, the "
@@ -245,20 +240,8 @@ def column_weights(lattice: Lattice, contrast: str, weights: Mapping[str, float]
                 values.append(_SIGN[contrast] * sum(n * float(z[element]) ** power for element, n in column.items()))
     strength = np.array(values)
     if not np.isfinite(strength).all() or not strength.any():
-        raise SiteError(f"The weights of the columns are {strength.tolist()}; expected finite ones that are not all zero.")
+        raise SiteError(f"The weights of the columns are {strength.tolist()}; expected finite ones, not all zero.")
     return strength / np.abs(strength).max()
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A fitted model with its map from the given lattice, and the maps of those that give the same sites."""
-
-    model: Model
-    score: float
-    rotation: float
-    mirrored: bool
-    strain: tuple[float, float]
-    orientations: tuple[tuple[bool, float], ...]
 
 
 def _around_middle(image: xr.DataArray, used: npt.NDArray[np.bool_], reach: float) -> npt.NDArray[np.bool_]:
@@ -269,98 +252,13 @@ def _around_middle(image: xr.DataArray, used: npt.NDArray[np.bool_], reach: floa
     return np.asarray(used & (np.abs(places - middle) <= reach).all(-1))
 
 
-def _tried(
-    given: Lattice,
-    model: Model,
-    image: xr.DataArray,
-    used: npt.NDArray[np.bool_],
-    drift: int,
-    max_strain: float,
-    steps: int,
-    known: tuple[tuple[bool, float], ...] = (),
-) -> _Trial | None:
-    """A model refined on a part of the image, or None where it does not settle."""
-    try:
-        fitted = refined(model, image, used, drift, steps=steps)
-    except SiteError:
-        return None
-    rotation, mirrored, strain = _decomposed(given, fitted.model.lattice)
-    # The first guess comes from single periods; what exceeds the limit only a little may still be within it.
-    if max(map(abs, strain)) > 1.5 * max_strain or not fitted.score > 0:
-        return None
-    return _Trial(fitted.model, fitted.score, rotation, mirrored, strain, known or ((mirrored, rotation),))
-
-
-def _decomposed(given: Lattice, found: Lattice) -> tuple[float, bool, tuple[float, float]]:
-    """Rotation in degrees, handedness and principal strains of the map from one lattice to another."""
-    change = np.linalg.inv(given.vectors) @ found.vectors
-    mirrored = bool(np.linalg.det(change) < 0)
-    if mirrored:
-        change = np.diag([1.0, -1.0]) @ change
-    left, stretches, right = np.linalg.svd(change)
-    turn = left @ right
-    rotation = float(np.degrees(np.arctan2(turn[0, 1], turn[0, 0])))
-    return rotation, mirrored, (float(stretches[0] - 1), float(stretches[1] - 1))
-
-
-def _merged(trials: list[_Trial | None], image: xr.DataArray) -> list[_Trial]:
-    """Trials that give different sites, best first, without those that fit far worse."""
-    groups: list[list[_Trial]] = []
-    for trial in sorted((t for t in trials if t is not None), key=lambda t: -t.score):
-        if groups and trial.score < _WORST * groups[0][0].score:
-            break
-        same = next((g for g in groups if _apart(trial.model.lattice, g[0].model.lattice, image) < _SAME), None)
-        if same is None:
-            groups.append([trial])
-        else:
-            same.append(trial)
-    merged = []
-    for group in groups:
-        maps: list[tuple[bool, float]] = []
-        for mirrored, rotation in (m for trial in group for m in trial.orientations):
-            turned = [abs((rotation - r + 180) % 360 - 180) for m, r in maps if m == mirrored]
-            if not turned or min(turned) > _TURN:
-                maps.append((mirrored, rotation))
-        # Of equals, the one that asks for the least.
-        plain = min(group, key=lambda t: (t.score < group[0].score - 0.01, t.mirrored, round(abs(t.rotation), 1)))
-        merged.append(replace(plain, orientations=tuple(maps)))
-    return merged
-
-
-def _apart(one: Lattice, other: Lattice, image: xr.DataArray) -> float:
-    """How far, at most, sites of one lattice lie from sites of the same kind of another, in angstrom."""
-    longest = float(np.hypot(*other.vectors.T).max())
-    # Half a dozen cells tell lattices apart as well as a whole scan; the four corners of it tell strains apart.
-    far = 0.0
-    for window in _corners(image, 3 * longest):
-        places, others = one.sites(window), other.sites(window, margin=longest)
-        for kind in places:
-            if len(places[kind]):
-                far = max(far, float(cKDTree(others[kind]).query(places[kind])[0].max()) if len(others[kind]) else np.inf)
-    return far
-
-
-def _corners(image: xr.DataArray, size: float) -> list[xr.DataArray]:
-    """The image's corners and middle, each at most `size` wide; one where they overlap."""
-    spans = []
-    for dim in SCAN:
-        values = np.sort(image.coords[dim].values)
-        starts = [values[0], (values[0] + values[-1] - size) / 2, values[-1] - size]
-        spans.append([(s, s + size) for s in starts] if values[-1] - values[0] > 2 * size else [(values[0], values[-1])])
-    boxes = [(a, b) for i, a in enumerate(spans[0]) for j, b in enumerate(spans[1]) if (i + j) % 2 == 0]
-    windows = []
-    for box in boxes:
-        coords = {d: xr.Variable(d, list(s), {"units": "angstrom"}) for d, s in zip(SCAN, box, strict=True)}
-        windows.append(xr.DataArray(np.zeros((2, 2)), coords=coords, dims=SCAN))
-    return windows
-
-
-def _compared(trials: list[_Trial], image: xr.DataArray, used: npt.NDArray[np.bool_]) -> tuple[Candidate, ...]:
+def _compared(trials: list[Trial], image: xr.DataArray, used: npt.NDArray[np.bool_]) -> tuple[Candidate, ...]:
     """Candidates with how much worse than the best each fits, by its residuals block by block."""
     data = without_plane(image, image.values, used)
     size = float(np.hypot(*trials[0].model.lattice.vectors.T).max())
     blocks = _blocks(image, used, size)
-    squares, candidates = [], []
+    squares: list[Array] = []
+    candidates: list[Candidate] = []
     for trial in trials:
         shape = without_plane(image, rendered(trial.model, image), used)
         squares.append((data - (data * shape).sum() / (shape**2).sum() * shape) ** 2)
@@ -375,24 +273,24 @@ def _compared(trials: list[_Trial], image: xr.DataArray, used: npt.NDArray[np.bo
                 trial.strain,
                 trial.model.blur,
                 worse,
-                _apart(lattice, trials[0].model.lattice, image) if len(candidates) else 0.0,
+                apart(lattice, trials[0].model.lattice, image) if len(candidates) else 0.0,
                 len(trial.orientations),
             )
         )
     return tuple(candidates)
 
 
-def _check_seen(trial: _Trial, image: xr.DataArray, used: npt.NDArray[np.bool_]) -> None:
+def _check_seen(trial: Trial, image: xr.DataArray, used: npt.NDArray[np.bool_]) -> None:
     """Raise unless a correlation is more than the best of many places would reach in noise."""
     pixel = abs(float(np.prod([step_of(image, dim) for dim in SCAN])))
     # What is nearer than the width of a column is no independent evidence.
     places = used.sum() * min(pixel / (4 * np.pi * trial.model.blur**2), 1.0)
-    gain = -places * np.log1p(-min(trial.score, 1 - 1e-12) ** 2)
+    gain = -places * np.log1p(-(min(trial.score, 1 - 1e-12) ** 2))
     if gain < _SEEN:
         raise SiteError(
             f"The crystal hardly shows in the image: the correlation at its best place, {trial.score:.3f} over about "
-            f"{places:.0f} independent places, may be noise. Check the zone axis, the scan step and the contrast, or take "
-            "a larger or sharper image."
+            f"{places:.0f} independent places, may be noise. Check the zone axis, the scan step and the contrast, or "
+            "take a larger or sharper image."
         )
 
 
@@ -426,8 +324,8 @@ def _in_words(candidates: tuple[Candidate, ...]) -> tuple[str, bool]:
     if close:
         listed = "; ".join(f"{c} ({c.distance:.2f} angstrom, {c.worse_by:.1f} standard errors)" for c in close[:4])
         text += (
-            f" The image does not settle this: {len(close)} other candidate{'s' if len(close) > 1 else ''} with sites "
-            f"elsewhere (up to this far, worse by this much) fit{'' if len(close) > 1 else 's'} nearly as well: {listed}."
+            f" The image does not settle this. Nearly as well fit, with sites elsewhere (up to this far, worse by this "
+            f"much): {listed}."
         )
     elif others:
         text += f" The next candidate, {others[0]}, fits worse by {others[0].worse_by:.1f} standard errors."

@@ -40,14 +40,24 @@ def furthest(true, found):
     return float(cKDTree(found).query(true)[0].max())
 
 
+_SEEN = {}
+
+
 def scan_of(simulated, name, angles):
     """Image of a simulated scan by an annulus of angles in mrad, and its true sites, periodic images included."""
+    if (name, angles) not in _SEEN:
+        _SEEN[name, angles] = _scan_of(simulated, name, angles)
+    image, sites = _SEEN[name, angles]
+    return image.copy(), sites
+
+
+def _scan_of(simulated, name, angles):
     counts, meta = simulated(name)
     size = counts.shape[2]
     angle = meta["angle_step_mrad"][0] * (np.arange(size) - size // 2)
     radius = np.hypot(angle[:, None], angle)
-    mask = ((radius > angles[0]) & (radius <= angles[1])).astype(float)
-    image = empty_scan(counts.shape[:2], meta["scan_step_angstrom"]).copy(data=np.tensordot(counts, mask, 2))
+    mask = (radius > angles[0]) & (radius <= angles[1])
+    image = empty_scan(counts.shape[:2], meta["scan_step_angstrom"]).copy(data=counts[..., mask].sum(-1).astype(float))
     shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) * meta["periodic_cell_angstrom"]
     columns = meta["atom_columns_angstrom_yx"]
     return image, {kind: (np.array(p)[:, None] + shifts).reshape(-1, 2) for kind, p in columns.items()}

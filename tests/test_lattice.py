@@ -114,7 +114,8 @@ def test_a_fit_finds_the_lattice_from_vectors_that_are_a_little_wrong(origin, tu
     t = np.radians(turn)
     vectors = np.array([[5.2, 0], [0.1, 6.0]]) @ [[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]
     true = Lattice(vectors, MOTIF, origin)
-    places = true.at(np.concatenate([(h, k) + np.concatenate(list(MOTIF.values())) for h in range(9) for k in range(8)]))
+    cells = np.stack(np.meshgrid(np.arange(9), np.arange(8)), axis=-1).reshape(-1, 1, 2)
+    places = true.at(cells + np.concatenate(list(MOTIF.values())))
     peaks = places[rng.random(len(places)) > 0.1]
     peaks = peaks + rng.normal(0, 0.05, peaks.shape)
     strays = rng.uniform(places.min(0), places.max(0), (12, 2))
@@ -125,7 +126,7 @@ def test_a_fit_finds_the_lattice_from_vectors_that_are_a_little_wrong(origin, tu
         found = start.fit(peaks, origin="find")
     assert np.abs(found.vectors - true.vectors).max() < 0.01
     for kind, motif in MOTIF.items():
-        middle = true.at(np.array(motif) + (4, 4))
+        middle = true.at(np.add(motif, (4, 4)))
         assert np.abs(middle - found.expected({kind: middle})[kind]).max() < 0.05
 
 
@@ -165,7 +166,7 @@ def test_a_fit_follows_a_drift_of_several_angstrom(order):
 def test_displacements_are_sites_less_what_the_lattice_expects():
     lattice = Lattice([[4, 0], [1.9, 4]], PEROVSKITE)
     sites = lattice.sites(empty_scan((100, 100), (0.4, 0.4)))
-    moved = {kind: places + (0.2, -0.3) for kind, places in sites.items()}
+    moved = {kind: np.add(places, (0.2, -0.3)) for kind, places in sites.items()}
     expected = lattice.expected(moved)
     for kind in PEROVSKITE:
         assert np.abs(moved[kind] - expected[kind] - (0.2, -0.3)).max() < 1e-9
@@ -212,7 +213,7 @@ def test_columns_that_the_image_does_not_show_are_added_in_the_same_frame():
 
 
 def test_the_sample_of_two_cells_is_enough(simulated):
-    image, sites = scan_of(simulated, "lifepo4_001_40nm.npz", (30, 60))
+    image, _ = scan_of(simulated, "lifepo4_001_40nm.npz", (30, 60))
     found = Lattice.from_image(image[:42, :42], separation=1.4)
     change = np.array([[5.166, 0], [0, 6.01]]) @ np.linalg.inv(found.vectors)
     assert np.abs(change - np.eye(2)).max() < 0.02
@@ -235,7 +236,7 @@ def test_what_is_no_lattice_is_refused_in_words():
         lattice.renamed({"Ti": "O"})
     with pytest.raises(SiteError, match='no columns of "Ti"'):
         lattice.fit({"Ti": [(0, 0)]})
-    with pytest.raises(SiteError, match="at least 4"):
+    with pytest.raises(SiteError, match="4 or more"):
         lattice.fit([(0, 0), (4, 0)], origin="find")
     with pytest.raises(SiteError, match="on one line"):
         lattice.fit([(0, 0), (4, 0), (8, 0), (12, 0), (16, 0)])
@@ -247,9 +248,9 @@ def test_what_is_no_lattice_is_refused_in_words():
         lattice.sites(empty_scan(unit="px"))
     with pytest.raises(SiteError, match="not JSON"):
         Lattice.from_json("{")
-    with pytest.raises(SiteError, match="entries"):
+    with pytest.raises(SiteError, match="A lattice has"):
         Lattice.from_json('{"vectors": [[1, 0], [0, 1]]}')
-    with pytest.raises(SiteError, match="no lattice|0 periods"):
+    with pytest.raises(SiteError, match=r"no lattice|0 periods"):
         Lattice.from_image(scan.copy(data=np.random.default_rng(0).normal(size=scan.shape)), separation=1.5)
     stripes = scan.copy(data=np.sin(scan.y.values[:, None] * 2) + 0 * scan.x.values)
     with pytest.raises(SiteError, match="no lattice in two directions"):

@@ -198,13 +198,13 @@ def test_the_sites_of_each_domain_of_pbtio3_are_found_within_a_fifth_of_an_angst
 def test_noise_shows_no_crystal():
     for seed in range(3):
         noise = np.random.default_rng(seed).poisson(20, (64, 64)).astype(float)
-        with pytest.raises(SiteError, match="0 periods|hardly shows|No orientation|No two periods"):
+        with pytest.raises(SiteError, match=r"0 periods|hardly shows|No orientation|No two periods"):
             register_sites(olivine(), empty_scan((64, 64)).copy(data=noise))
 
 
 def test_another_crystal_is_refused():
     image = image_of(Lattice([[2.9, 0], [0.2, 3.3]], {"Al": [(0, 0)]}), {"Al": 50}, noise=np.random.default_rng(0))
-    with pytest.raises(SiteError, match="strain|hardly shows"):
+    with pytest.raises(SiteError, match=r"strain|hardly shows"):
         register_sites(olivine(), image)
 
 

@@ -6,8 +6,8 @@
 #
 # 1. from the **peaks** of the image **and a motif** that is typed in: a lattice is fitted to the columns that the image
 #    shows, and the motif says where the others are;
-# 2. from a **CIF and a zone axis**: the projected crystal is laid over the image, which settles rotation, handedness and
-#    origin, or says that it does not;
+# 2. from a **CIF and a zone axis**: the projected crystal is laid over the image, which settles rotation, handedness
+#    and origin, or says that it does not;
 # 3. from a **table**, here the one that comes with the data (`--sites` names another).
 #
 # It ends with a table of the sites by the second way, a figure of the three, and how far they are from the truth.

@@ -34,7 +34,7 @@ def plot_sites(
     sites : array (n, 2), or mapping of str to array (n, 2)
         (y, x) positions in angstrom. Those outside the image are not drawn.
     lattice : Lattice, optional
-        Its vectors a and b are drawn from the site, of the cell nearest to the middle of the image, where its origin is.
+        Its vectors a and b are drawn from the corner of a cell in the middle of the image.
     title : str, optional
         Default: the name of the image's template, where it has one.
     legend : bool, default True
