@@ -306,7 +306,10 @@ def _eigenvectors(
     reads = 2  # those of the statistics and of the images
     if exact:
         inside = live[pixels]
-        matrix = values["correlation"][np.ix_(inside, inside)] * scale[live][:, None] * scale[live]
+        matrix = values.pop("correlation")
+        matrix = matrix if inside.all() else matrix[np.ix_(inside, inside)]
+        if poisson:
+            matrix = np.einsum("jk,j,k->jk", matrix, scale[live], scale[live])
         eigen = largest_eigenvectors(matrix, n)
     else:
 
