@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from .axes import SCAN, TEMPLATE, VALID_PATTERNS, require_same_coordinates
+from .axes import SCAN, TEMPLATE, VALID_PATTERNS, require_same_coordinates, require_unit
 from .errors import TemplateError
+from .sites import sites_by_kind
 
-IMAGE = "image"
+IMAGE, KIND = "image", "kind"
 
 
 def correlations(images: xr.DataArray, templates: xr.DataArray) -> xr.DataArray:
@@ -100,6 +104,60 @@ def cross_talk(images: xr.DataArray, templates: xr.DataArray) -> xr.Dataset:
     expected = correlations(templates, templates).sel({IMAGE: found[IMAGE]}).rename("G")
     apart = abs(found - expected).where(found[IMAGE] != found[TEMPLATE], 0.0)
     return xr.Dataset({"R": found, "G": expected, "excess": apart.max(TEMPLATE)})
+
+
+def site_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> xr.DataArray:
+    r"""How far the columns of each kind stand out from all other columns, in every image.
+
+    .. math:: c_{ik} = \frac{\overline{s_i(\mathrm{sites\ of\ } k)} - \overline{s_i(\mathrm{other\ sites})}}
+              {\mathrm{std}\, s_i(\mathrm{other\ sites})}
+
+    Parameters
+    ----------
+    images : DataArray, dims (template, y, x)
+        In angstrom; lazy ones are computed.
+    sites : mapping of str to array (n, 2)
+        (y, x) in angstrom by kind; those outside the scan do not count. Between probe positions images are interpolated
+        linearly.
+
+    Returns
+    -------
+    DataArray, dims (image, kind)
+        NaN where a kind has no site inside, or the others fewer than two.
+
+    Raises
+    ------
+    SiteError
+        If sites are not finite (n, 2) positions.
+    CoordinateError
+        If the images are not in angstrom.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> steps = {d: axis_coordinate(d, 5, 1.0, 0.0, "angstrom") for d in ("y", "x")}
+    >>> plane = xr.DataArray([np.arange(25.0).reshape(5, 5)], {"template": ["Li"], **steps}, ("template", "y", "x"))
+    >>> found = site_contrast(plane, {"Li": [(4, 4)], "O": [(0, 0), (0, 2), (0, 4)]})
+    >>> found.sel(image="Li", kind="Li").item() > 10
+    True
+    """
+    require_unit(images, SCAN, "angstrom", "Contrast at sites")
+    kinds, _ = sites_by_kind(dict(sites))
+    planes = images.transpose(TEMPLATE, *SCAN)
+    at = [
+        planes.interp(y=xr.DataArray(places[:, 0], dims="site"), x=xr.DataArray(places[:, 1], dims="site")).values
+        for places in kinds.values()
+    ]
+    found = np.full((planes.sizes[TEMPLATE], len(kinds)), np.nan)
+    for k in range(len(kinds)):
+        others = np.concatenate([at[k][:, :0], *(values for n, values in enumerate(at) if n != k)], axis=1)
+        for i in range(len(found)):
+            own, rest = (v[np.isfinite(v)] for v in (at[k][i], others[i]))
+            if own.size and rest.size > 1 and rest.std() > 0:
+                found[i, k] = (own.mean() - rest.mean()) / rest.std()
+    attrs = {"long_name": "contrast at the sites over the scatter at all others", "units": "1"}
+    return xr.DataArray(found, {IMAGE: _names(images), KIND: list(kinds)}, (IMAGE, KIND), "contrast", attrs)
 
 
 def _names(array: xr.DataArray) -> list[str]:

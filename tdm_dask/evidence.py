@@ -1,0 +1,147 @@
+"""What the data say about the places that a template assumes: a verdict for each, with the numbers that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from .axes import TEMPLATE, check_counts, quantity
+from .null import null_distribution
+from .offsets import offset_scan
+from .sites import sites_by_kind
+from .templates import gaussian_template
+
+Verdict = Literal["supported", "not distinguished from other offsets", "not supported"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the data say about templates.
+
+    Attributes
+    ----------
+    table : Dataset, dim (template,)
+        `verdict`; `rank`, `image_rank` and `margin` as `offset_scan` gives them; `p` of the norm and `significant`, the
+        number of detector pixels that are, as `null_distribution` gives them.
+    offsets : Dataset
+        What `tdm_dask.offset_scan` found.
+    null : Dataset
+        What `tdm_dask.null_distribution` found.
+    """
+
+    table: xr.Dataset
+    offsets: xr.Dataset
+    null: xr.Dataset
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences.values())
+
+    @property
+    def sentences(self) -> dict[str, str]:
+        """The verdict on each template in words, with its numbers."""
+        return {str(name): self._sentence(self.table.sel({TEMPLATE: name})) for name in self.table[TEMPLATE].values}
+
+    def _sentence(self, row: xr.Dataset) -> str:
+        draws, rate = self.null.attrs["draws"], self.null.attrs["rate"]
+        name, verdict = (str(row[of].item()) for of in (TEMPLATE, "verdict"))
+        rank, p = float(row["rank"]), float(row["p"])
+        chance = f"of {draws} templates of random sites {_part(p, draws)} responded as strongly (p = {p:.2g})"
+        if verdict == "not supported":
+            return f"{name}: {verdict}; {chance}; a p above {rate:g} may well be chance."
+        elsewhere = (
+            f"no other place in the cell responds as strongly, the next one {_percent(float(row['margin']))} less"
+            if rank == 0
+            else f"{rank:.1%} of the other places in the cell respond at least as strongly"
+        )
+        return f"{name}: {verdict}; {elsewhere}; {chance}."
+
+
+def _part(p: float, draws: int) -> str:
+    number = round(p * (draws + 1)) - 1
+    return "none" if number == 0 else str(number)
+
+
+def _percent(margin: float) -> str:
+    return f"{1 - 1 / (1 + margin):.1%}"
+
+
+def evidence(
+    counts: xr.DataArray,
+    sites: Mapping[str, npt.ArrayLike],
+    cell: Any,
+    *,
+    sigma: float | str,
+    detector_region: Any = None,
+    scan_region: Any = None,
+    draws: int = 200,
+    rate: float = 0.05,
+    seed: int = 0,
+) -> Evidence:
+    r"""Do the data single out the sites of each kind, among all other places in the cell and against random ones?
+
+    - "not supported": templates of random sites, of the same number and spacing, respond as strongly in more than a
+      part `rate` of the draws.
+    - "not distinguished from other offsets": they do not, but the same template moved to another place in the cell
+      responds at least as strongly.
+    - "supported": neither.
+
+    The response is the norm of rho over the detector region. How much an image looks like its template decides nothing:
+    in a perfect crystal it does so for sites where no atom is. "Supported" says that the data know of this place; not
+    which atoms are there, nor how far a measured displacement is a copy of the template
+    (`tdm_dask.template_influence`).
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx)
+        With a scan in angstrom.
+    sites : mapping of str to array (n, 2)
+        (y, x) in angstrom by kind, the columns just outside the scan among them.
+    cell : pair of float, or array (2, 2)
+        As in `tdm_dask.offset_scan`.
+    sigma : float (angstrom) or str
+        Width of the Gaussians.
+    detector_region, scan_region
+        As in `tdm_dask.correlate`.
+    draws, rate, seed
+        As in `tdm_dask.null_distribution`.
+
+    Returns
+    -------
+    Evidence
+        In memory: this reads twice, now.
+
+    Raises
+    ------
+    InputError, TemplateError, SiteError, RegionError, CountsError, MemoryLimitError
+        As in `tdm_dask.offset_scan` and `tdm_dask.null_distribution`.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import axis_coordinate, label_counts
+    >>> steps = {d: axis_coordinate(d, 24, 0.25, 0.0, "angstrom") for d in ("y", "x")}
+    >>> sites = {"O": [(1 + 2 * i, 1 + 2 * j) for i in range(3) for j in range(3)]}
+    >>> scan = xr.DataArray(np.zeros((24, 24)), steps, ("y", "x"))
+    >>> mean = 20 + 30 * gaussian_template(scan, sites["O"], sigma=0.4).values[:, :, None, None] * [[1.0, 0.0]]
+    >>> counts = label_counts(np.random.default_rng(0).poisson(mean).astype(np.uint16), steps)
+    >>> print(evidence(counts, sites, (2.0, 2.0), sigma=0.4, draws=40).table["verdict"].values)
+    ['supported']
+    """
+    counts = check_counts(counts)
+    kinds, _ = sites_by_kind(dict(sites))
+    width = quantity(sigma, "angstrom", "sigma")
+    regions = {"detector_region": detector_region, "scan_region": scan_region}
+    offsets = offset_scan(counts, gaussian_template(counts, kinds, sigma=width), cell, **regions)
+    null = null_distribution(counts, kinds, sigma=width, draws=draws, rate=rate, seed=seed, **regions)
+    verdicts: list[Verdict] = [
+        "not supported" if p > rate else "supported" if rank == 0 else "not distinguished from other offsets"
+        for p, rank in zip(null["p"].values, offsets["rank"].values, strict=True)
+    ]
+    table = offsets[["rank", "image_rank", "margin"]].assign(p=null["p"].variable)
+    table["significant"] = null["significant"].sum(("ky", "kx")).variable
+    table["verdict"] = (TEMPLATE, np.array(verdicts, dtype=object).astype(str))
+    return Evidence(table.reset_coords(drop=True), offsets, null)
