@@ -36,7 +36,7 @@ def thin(
     ----------
     counts : DataArray, dims (y, x, ky, kx)
     fraction : float, default 0.5
-        Probability f that an electron is kept, between 0 and 1; one half takes about a tenth of the time of others.
+        Probability f that an electron is kept, between 0 and 1; one half takes about a seventh of the time of others.
     seed : int, default 0
         From 0 to 2^64 - 1. Thin thinned counts with another seed than theirs: the same one would draw the same words.
     gain : float, optional
