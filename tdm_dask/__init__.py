@@ -41,6 +41,43 @@ _HOME = {
     "proxy": "tuning",
     "column_images": "tuning",
     "cross_talk": "evaluation",
+    "regularisation_curve": "ridge",
+    "matrix_view": "matrix",
+    "radial_profile": "profiles",
+    "thin": "thinning",
+    "split_electrons": "thinning",
+    "thinned_snr": "noise",
+    "lattice_snr": "noise",
+    "principal_components": "components",
+    "nonnegative_components": "components",
+    "find_columns": "columns",
+    "Lattice": "lattice",
+    "sites_from_cif": "crystal",
+    "register_sites": "registration",
+    "refine_columns": "refinement",
+    "refined_sites": "refinement",
+    "displacements": "displacement",
+    "symmetrise_mask": "symmetry",
+    "centre_of_mass": "deflection",
+    "differential_phase_contrast": "deflection",
+    "integrated_centre_of_mass": "phase",
+    "scan_rotation": "phase",
+    "line_profile": "line_profiles",
+    "averaged_profile": "line_profiles",
+    "profile_sites": "line_profiles",
+    "profile_peaks": "line_profiles",
+    "running_mask": "streaming",
+    "live_image": "streaming",
+    "collection_aperture": "aperture",
+    "match_thickness": "thickness",
+    "simulate": "simulation",
+    "simulate_pacbed": "simulation",
+    "offset_scan": "offsets",
+    "random_sites": "null",
+    "null_distribution": "null",
+    "template_influence": "influence",
+    "held_out_cross_talk": "held_out",
+    "site_contrast": "evaluation",
     "run_recipe": "recipe",
     "label_counts": "axes",
 }
@@ -50,30 +87,67 @@ __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from .aperture import collection_aperture as collection_aperture
     from .axes import label_counts as label_counts
     from .beam_tilt import descan as descan
     from .calibration import calibrate as calibrate
     from .calibration import reciprocal as reciprocal
+    from .columns import find_columns as find_columns
+    from .components import nonnegative_components as nonnegative_components
+    from .components import principal_components as principal_components
     from .conversion import convert as convert
     from .conversion import convert_stack as convert_stack
+    from .crystal import sites_from_cif as sites_from_cif
+    from .deflection import centre_of_mass as centre_of_mass
+    from .deflection import differential_phase_contrast as differential_phase_contrast
     from .detectors import annulus as annulus
     from .detectors import disk as disk
     from .detectors import segments as segments
+    from .displacement import displacements as displacements
     from .evaluation import cross_talk as cross_talk
+    from .evaluation import site_contrast as site_contrast
+    from .held_out import held_out_cross_talk as held_out_cross_talk
+    from .influence import template_influence as template_influence
+    from .lattice import Lattice as Lattice
+    from .line_profiles import averaged_profile as averaged_profile
+    from .line_profiles import line_profile as line_profile
+    from .line_profiles import profile_peaks as profile_peaks
+    from .line_profiles import profile_sites as profile_sites
     from .masks import apply_mask as apply_mask
     from .masks import correlate as correlate
     from .masks import derive_mask as derive_mask
     from .masks import transfer_mask as transfer_mask
+    from .matrix import matrix_view as matrix_view
+    from .noise import lattice_snr as lattice_snr
+    from .noise import thinned_snr as thinned_snr
+    from .null import null_distribution as null_distribution
+    from .null import random_sites as random_sites
+    from .offsets import offset_scan as offset_scan
     from .opening import open as open
+    from .phase import integrated_centre_of_mass as integrated_centre_of_mass
+    from .phase import scan_rotation as scan_rotation
+    from .profiles import radial_profile as radial_profile
     from .recipe import run_recipe as run_recipe
+    from .refinement import refine_columns as refine_columns
+    from .refinement import refined_sites as refined_sites
     from .regions import bin as bin
     from .regions import crop as crop
+    from .registration import register_sites as register_sites
+    from .ridge import regularisation_curve as regularisation_curve
+    from .simulation import simulate as simulate
+    from .simulation import simulate_pacbed as simulate_pacbed
     from .statistics import pixel_statistics as pixel_statistics
     from .store import verify as verify
+    from .streaming import live_image as live_image
+    from .streaming import running_mask as running_mask
+    from .symmetry import symmetrise_mask as symmetrise_mask
     from .templates import binary_template as binary_template
     from .templates import gaussian_template as gaussian_template
     from .templates import read_sites as read_sites
     from .templates import write_sites as write_sites
+    from .thickness import match_thickness as match_thickness
+    from .thinning import split_electrons as split_electrons
+    from .thinning import thin as thin
     from .tuning import column_images as column_images
     from .tuning import proxy as proxy
 

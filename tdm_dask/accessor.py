@@ -27,6 +27,18 @@ _METHODS = (
     "convert",
     "proxy",
     "column_images",
+    "thin",
+    "split_electrons",
+    "matrix_view",
+    "principal_components",
+    "nonnegative_components",
+    "centre_of_mass",
+    "differential_phase_contrast",
+    "regularisation_curve",
+    "held_out_cross_talk",
+    "offset_scan",
+    "null_distribution",
+    "template_influence",
 )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.displacements import displacements
+from tdm_dask.displacement import displacements
 from tdm_dask.errors import InputError, SiteError
 from tdm_dask.plot.displacements import DIRECTIONS, plot_displacements
 from tdm_dask.refinement import refine_columns

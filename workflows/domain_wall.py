@@ -37,7 +37,7 @@ from scipy.spatial import cKDTree
 import tdm_dask as tdm
 from tdm_dask.columns import find_columns
 from tdm_dask.detectors import parse_detector
-from tdm_dask.displacements import displacements
+from tdm_dask.displacement import displacements
 from tdm_dask.lattice import Lattice
 from tdm_dask.plot.displacements import plot_displacements
 from tdm_dask.plot.drawing import bare, draw_image, draw_mask, draw_sites
