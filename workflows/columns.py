@@ -53,8 +53,8 @@ print(f"{SCAN.name}: {SCAN.counts.shape}, {SCAN.thickness_nm} nm, columns {', '.
 # %% [markdown]
 # ## The counts that matter, read once
 #
-# Everything but the last figure lies within the bright-field disk. A proxy keeps its counts at hand: what follows tries
-# a hundred templates and reads nothing more.
+# Nearly everything lies within the bright-field disk. A proxy keeps its counts at hand: what follows tries a hundred
+# templates without reading again. Only the other scan and the maps over the whole detector take one more read each.
 
 # %%
 PROXY = tdm.proxy(SCAN.counts, detector_region=tdm.disk(SCAN.counts, REGION) > 0.5)
