@@ -4,7 +4,36 @@ Every function draws into the `axes` (or, of several panels, the `figure`) that 
 returns the matplotlib Axes. `save_figure` writes the figure that they belong to.
 """
 
+from .aperture import plot_aperture, plot_aperture_signals
 from .basic import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed
+from .components import plot_components
+from .displacements import plot_displacements
+from .matrix import plot_matrix
+from .occupancy import plot_detection, plot_occupancy
+from .phase import plot_deflection, plot_line_profiles
+from .profiles import plot_radial_profile
+from .sites import plot_sites
 from .style import save_figure
+from .thickness import plot_matched_patterns, plot_misfit
 
-__all__ = ["plot_columns", "plot_cross_talk", "plot_image", "plot_mask", "plot_pacbed", "save_figure"]
+__all__ = [
+    "plot_aperture",
+    "plot_aperture_signals",
+    "plot_columns",
+    "plot_components",
+    "plot_cross_talk",
+    "plot_deflection",
+    "plot_detection",
+    "plot_displacements",
+    "plot_image",
+    "plot_line_profiles",
+    "plot_mask",
+    "plot_matched_patterns",
+    "plot_matrix",
+    "plot_misfit",
+    "plot_occupancy",
+    "plot_pacbed",
+    "plot_radial_profile",
+    "plot_sites",
+    "save_figure",
+]
