@@ -75,8 +75,7 @@ def refined(model: Model, image: xr.DataArray, used: npt.NDArray[np.bool_], orde
     centre, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
     terms = len(drift_terms(order))
     if order >= 2:
-        drift = Drift(order, centre, half, np.zeros((terms, 2)))
-        model = replace(model, lattice=replace(model.lattice, drift=drift))
+        model = replace(model, lattice=_drifting(model.lattice, order, centre, half))
     for _ in range(steps):
         gram, projection = _normal_equations(model, image, used, order, centre, half)
         scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
@@ -145,6 +144,21 @@ def _normal_equations(
         gram += matrix.T @ matrix
         projection += matrix.T @ image.values[rows, columns][inside]
     return gram, projection
+
+
+def _drifting(lattice: Lattice, order: int, centre: Array, half: Array) -> Lattice:
+    """A lattice whose drift is given over another region, as far as it was known; none before is none now."""
+    known = lattice.drift
+    still = replace(lattice, drift=Drift(order, centre, half, np.zeros((len(drift_terms(order)), 2))))
+    if known is None:
+        return still
+    ticks = np.linspace(-1, 1, order + 2)
+    places = known.centre + known.half * np.stack(np.meshgrid(ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 2)
+    basis = np.column_stack(
+        [np.ones(len(places)), (places - centre) / half, drift_basis(places, centre, half, order, np.inf)]
+    )
+    moves = np.asarray(np.linalg.lstsq(basis, known.at(places), rcond=None)[0], np.float64)
+    return _shifted(still, moves, centre, half)
 
 
 def _shifted(lattice: Lattice, moves: Array, centre: Array, half: Array) -> Lattice:

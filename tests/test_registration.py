@@ -129,10 +129,11 @@ def test_what_the_image_does_not_settle_is_said():
     assert off(settled, true, image) < 0.05
 
 
-def test_a_drift_is_followed():
-    drift = Drift(2, np.array([20.0, 20.0]), np.array([20.0, 20.0]), np.array([[0.6, -0.3], [0.2, 0.5], [-0.4, 0.6]]))
+def test_a_drift_is_followed_from_the_middle_outwards():
+    # Larger than the part in which candidates are sought, so that the drift is carried from window to window.
+    drift = Drift(2, np.array([33.0, 33.0]), np.array([33.0, 33.0]), np.array([[0.9, -0.5], [0.3, 0.8], [-0.6, 1.1]]))
     true = dataclasses.replace(turned(perovskite(), 8.0, origin=(1.3, 0.4)), drift=drift)
-    scan = empty_scan((134, 134), (0.3, 0.3))
+    scan = empty_scan((220, 220), (0.3, 0.3))
     image = image_of(true, {"Pb": 60, "Ti+O": 25, "O": 3}, scan, noise=np.random.default_rng(0))
     heights = {"Pb": 60, "Ti+O": 25, "O": 3}
     found = register_sites(perovskite(), image, weights=heights, drift=2)
