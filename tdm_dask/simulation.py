@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,31 +15,20 @@ import xarray as xr
 from dask.base import tokenize
 
 from . import store as stores
-from .axes import DETECTOR, SCAN, axis_coordinate, electron_wavelength, label_counts, quantity, quantity_pair
+from .axes import DETECTOR, SCAN, axis_coordinate, label_counts, quantity
+from .conditions import listed, probe_grid, scatterer_of, thicknesses_of
 from .conversion import convert
 from .errors import InputError
 from .lazy import as_dask
 from .regions import crop
 from .scattering import (
-    Conditions,
     Scatterer,
-    check_sampling,
-    natural_steps,
     need_abtem,
 )
 from .simulated_scan import ONE_AT_A_TIME, SimulatedScan, forget, mean_intensities
 from .specimens import Specimen
 
 Method = Literal["auto", "matrix", "multislice"]
-
-# Root mean square displacements along one direction at room temperature, in angstrom: square roots of the isotropic
-# U of V. A. Streltsov et al., Acta Cryst. B49 (1993) 147 (LiFePO4) and of A. M. Glazer and S. A. Mabud, Acta Cryst.
-# B34 (1978) 1065 (PbTiO3; O as in LiFePO4).
-SIGMAS: Mapping[str, float] = MappingProxyType(
-    {"Li": 0.12, "O": 0.08, "P": 0.065, "Ti": 0.075, "Fe": 0.075, "Pb": 0.11}
-)
-# Of elements that are not listed.
-OTHER_SIGMA = 0.08
 
 # Largest scattering matrices for which they are preferred.
 _MATRIX_BYTES = 2 * 2**30
@@ -108,7 +96,7 @@ def simulate(
         Configurations of displaced atoms, of whose intensities the mean is taken.
     sigmas : float or mapping of element to float, optional
         Root mean square displacement along one direction, in angstrom, at any number of configurations; 0 leaves the
-        atoms where they are. By default `SIGMAS`, and 0.08 for elements that it lacks.
+        atoms where they are. By default `tdm_dask.conditions.SIGMAS`, and 0.08 for elements that it lacks.
     scan_step : float (angstrom), str or (y, x) pair
         Rounded so that whole steps fill `scan_extent`.
     scan_extent : (y, x) in angstrom, optional
@@ -148,10 +136,10 @@ def simulate(
     >>> simulate(specimen, "scan.zarr", **PRESETS["small"])  # doctest: +SKIP
     """
     need_abtem()
-    defoci = [quantity(v, "angstrom", "defocus", positive=False) for v in _listed(defocus)]
-    scatterer = _scatterer(
+    defoci = [quantity(v, "angstrom", "defocus", positive=False) for v in listed(defocus)]
+    scatterer = scatterer_of(
         specimen,
-        _thicknesses(specimen, thickness),
+        thicknesses_of(specimen, thickness),
         energy=energy,
         semi_angle=semi_angle,
         soft_edge=soft_edge,
@@ -170,7 +158,7 @@ def simulate(
         raise InputError(f"The dose is {dose}; expected a positive number of electrons per probe position, or None.")
     if block < 1:
         raise InputError(f"block is {block}; expected a number of probe positions, 1 or more.")
-    n, step = _scan(specimen, scan_step, scan_extent)
+    n, step = probe_grid(specimen, scan_step, scan_extent)
     (nky, nkx), planes = scatterer.detector, len(scatterer.planes)
     scan = SimulatedScan(
         scatterer,
@@ -269,9 +257,9 @@ max_angle, pixel_size, frozen_phonons, sigmas, seed
     ('thickness', 'ky', 'kx')
     """
     need_abtem()
-    scatterer = _scatterer(
+    scatterer = scatterer_of(
         specimen,
-        _thicknesses(specimen, thicknesses),
+        thicknesses_of(specimen, thicknesses),
         energy=energy,
         semi_angle=semi_angle,
         soft_edge=soft_edge,
@@ -287,7 +275,7 @@ max_angle, pixel_size, frozen_phonons, sigmas, seed
         seed=seed,
     )
     extent = specimen.repeat[:2] if scan_extent is None else scan_extent
-    (ny, nx), step = _scan(specimen, scan_step, extent)
+    (ny, nx), step = probe_grid(specimen, scan_step, extent)
     positions = np.stack(np.meshgrid(np.arange(ny), np.arange(nx), indexing="ij"), -1).reshape(-1, 2) * step
     focus = quantity(defocus, "angstrom", "defocus", positive=False)
     total = np.zeros((len(scatterer.planes), *scatterer.detector))
@@ -393,102 +381,6 @@ def _detector_axes(scatterer: Scatterer) -> dict[str, xr.Variable]:
         dim: axis_coordinate(dim, n, pixel, -(n // 2) * pixel, "mrad")
         for dim, n in zip(DETECTOR, scatterer.detector, strict=True)
     }
-
-
-def _scatterer(
-    specimen: Specimen,
-    thicknesses: list[float],
-    *,
-    energy: Any,
-    semi_angle: Any,
-    soft_edge: Any,
-    cs: Any,
-    slice_thickness: Any,
-    potential_sampling: Any,
-    parametrization: str,
-    projection: str,
-    max_angle: Any,
-    pixel_size: Any,
-    frozen_phonons: int,
-    sigmas: Mapping[str, float] | float | None,
-    seed: int,
-) -> Scatterer:
-    atoms = specimen.atoms
-    volt = quantity(energy, "eV", "energy")
-    edge = quantity(soft_edge, "mrad", "soft_edge", positive=False)
-    if edge < 0:
-        raise InputError(f"soft_edge is {soft_edge!r}; expected an angle of at least 0.")
-    if frozen_phonons < 1:
-        raise InputError(f"frozen_phonons is {frozen_phonons}; expected 1 or more (sigmas=0 leaves the atoms at rest).")
-    steps = natural_steps(specimen.cell, electron_wavelength(volt))
-    pixel = max(steps) if pixel_size is None else quantity(pixel_size, "mrad", "pixel_size")
-    elements = sorted(set(atoms.get_chemical_symbols()))
-    if sigmas is None or isinstance(sigmas, Mapping):
-        known = SIGMAS if sigmas is None else sigmas
-        widths = {e: float(known.get(e, OTHER_SIGMA)) for e in elements}
-    else:
-        widths = dict.fromkeys(elements, float(sigmas))
-    if any(not 0 <= w < 1 for w in widths.values()):
-        raise InputError(f"The displacements are {widths}; expected 0 to 1 angstrom.")
-    most = quantity(slice_thickness, "angstrom", "slice_thickness")
-    # Whole slices fill each repeat of the crystal, so that each cuts the same atoms.
-    depth = specimen.repeat[2] / math.ceil(specimen.repeat[2] / most - 1e-6)
-    slices = round(specimen.thickness / depth)
-    conditions = Conditions(
-        energy=volt,
-        semi_angle=quantity(semi_angle, "mrad", "semi_angle"),
-        soft_edge=edge,
-        cs=quantity(cs, "angstrom", "cs", positive=False),
-        max_angle=quantity(max_angle, "mrad", "max_angle"),
-        pixel_size=pixel,
-        slice_thickness=depth,
-        potential_sampling=quantity(potential_sampling, "angstrom", "potential_sampling"),
-        parametrization=parametrization,
-        projection=projection,
-        sigmas=tuple(sorted(widths.items())),
-        configurations=int(frozen_phonons),
-        seed=int(seed),
-    )
-    if conditions.max_angle < 2 * pixel:
-        raise InputError(f"The detector reaches to {conditions.max_angle:g} mrad, in pixels of {pixel:g}; use more.")
-    planes = sorted({round(t / depth) for t in thicknesses})
-    if planes[0] < 1 or planes[-1] > slices:
-        raise InputError(
-            f"The thicknesses {[round(t, 2) for t in thicknesses]} angstrom were asked for; expected {depth:.2f} to "
-            f"{specimen.thickness:.2f}, that of the specimen."
-        )
-    cell = tuple(float(v) for v in atoms.cell.lengths())
-    scatterer = Scatterer(
-        np.asarray(atoms.numbers), np.array(atoms.positions), (cell[0], cell[1], cell[2]), conditions, tuple(planes)
-    )
-    check_sampling(scatterer)
-    return scatterer
-
-
-def _thicknesses(specimen: Specimen, thickness: Any) -> list[float]:
-    if thickness is None:
-        return [specimen.thickness]
-    values = [quantity(v, "angstrom", "thickness") for v in _listed(thickness)]
-    if not values:
-        raise InputError("There are no thicknesses; give one at least.")
-    return values
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
-
-
-def _scan(specimen: Specimen, scan_step: Any, scan_extent: Any) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Probe positions (y, x), and the steps of which so many fill the extent."""
-    steps = quantity_pair(scan_step, "angstrom", "scan_step")
-    extent = specimen.cell if scan_extent is None else quantity_pair(scan_extent, "angstrom", "scan_extent")
-    if any(e > c + 1e-6 for e, c in zip(extent, specimen.cell, strict=True)):
-        raise InputError(
-            f"scan_extent is {tuple(round(e, 3) for e in extent)} angstrom; expected at most the block, "
-            f"{tuple(round(c, 3) for c in specimen.cell)}."
-        )
-    ny, nx = (max(1, round(e / s)) for e, s in zip(extent, steps, strict=True))
-    return (ny, nx), (extent[0] / ny, extent[1] / nx)
 
 
 def _by_matrix(scatterer: Scatterer, method: str, probes: int) -> bool:

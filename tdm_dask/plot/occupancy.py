@@ -87,8 +87,10 @@ def plot_detection(
         missing, z = 1 - np.asarray(occupancy, float), np.asarray(ratio, float)
         curve = np.linspace(0, 1, 101)
         a, b = np.linalg.lstsq(np.stack([missing, missing**2], -1), z, rcond=None)[0]
-        limit = (limits or {}).get(kind, np.nan)
-        label = kind if np.isnan(limit) else f"{kind}: seen below {limit:.0%}"
+        label = kind
+        if limits is not None and kind in limits:
+            seen = np.isfinite(limits[kind])
+            label += f": seen below {limits[kind]:.0%}" if seen else ": not told from intact ones"
         axes.plot(1 - curve, a * curve + b * curve**2, "-", color=COLOURS[number], linewidth=1.0)
         axes.plot(
             1 - missing,
