@@ -23,6 +23,7 @@ from tdm_dask.aperture import collection_aperture
 from tdm_dask.evaluation import correlations
 from tdm_dask.plot import plot_image
 from tdm_dask.plot.aperture import plot_aperture, plot_aperture_signals
+from tdm_dask.plot.drawing import draw_sites
 from tdm_dask.plot.style import new_figure
 
 ARGUMENTS = known_scan.arguments(
@@ -82,12 +83,8 @@ figure = new_figure(8.4, 2.75 * len(kinds))
 grid = figure.subplots(len(kinds), 3, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 0.9]})
 for (over, image, bars), kind in zip(grid, kinds, strict=True):
     plot_aperture(apertures[kind], masks.sel(template=kind), semi_angle=counts.attrs["semi_angle_mrad"], axes=over)
-    plot_image(
-        images.sel(template=kind),
-        sites={kind: scan.sites[kind]},
-        title=f"Its image, {kind} sites",
-        axes=image,
-    )
+    plot_image(images.sel(template=kind), title=f"Its image, {kind} sites", axes=image)
+    draw_sites(image, images, {kind: scan.sites[kind]}, list(scan.sites).index(kind))
     plot_aperture_signals(apertures[kind], axes=bars)
 
 numbers = {
