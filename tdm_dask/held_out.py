@@ -10,13 +10,14 @@ import dask
 import numpy as np
 import xarray as xr
 
-from .axes import TEMPLATE, check_counts
+from .axes import SCAN, TEMPLATE, VALID_PATTERNS, check_counts
 from .block_moments import block_edges, block_moments
-from .errors import InputError, RegionError
+from .errors import InputError, RegionError, TemplateError
 from .evaluation import IMAGE, cross_talk
 from .masks import NORMALISATION_OF, apply_mask, derive_mask
 from .ridge import LAMBDA, LAMBDAS, RidgeOptions, RidgeProblem, chosen_path
 from .ridge_solver import RidgePath, SecondMoments, pearson_path, read_on, response
+from .statistics import used_patterns
 from .templates import check_template
 from .thinning import split_electrons
 
@@ -78,9 +79,11 @@ def held_out_cross_talk(
         If an option makes no sense.
     RegionError
         If a half holds no probe position with a valid pattern.
+    TemplateError
+        If a template is constant over a half, and as in `tdm_dask.correlate`.
     MemoryLimitError
         If there are more than 2048 pixels: `tdm_dask.bin` sums pixels.
-    TemplateError, CountsError
+    CountsError
         As in `tdm_dask.correlate`.
 
     Examples
@@ -109,36 +112,47 @@ def held_out_cross_talk(
     options = RidgeOptions.given(ridge)
     if options.solver == "conjugate-gradients":
         raise InputError('Halves of the scan are compared by the Gram matrix alone; leave the solver at "auto".')
+    if tuple(options.blocks) != RidgeOptions.blocks:
+        raise InputError("Lambda is chosen on 2 x 2 blocks of each half; leave the blocks out.")
     problem = RidgeProblem.of(counts, template, detector_region, scan_region)
     edges = block_edges(problem.used, counts.shape[:2], _GRID)
     parts = block_moments(counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts)
     grid = np.full(_GRID, None, dtype=object)
     for place, part in parts.compute().items():
         grid[place] = part
-    q = int(problem.pixels.sum())
     r, g, lambdas = [], [], []
-    for half in _HALVES.values():
+    for fold, half in _HALVES.items():
         inside = np.zeros(_GRID, bool)
         inside[half] = True
-        path = _path(grid[half], q, method, options)
-        r_fold, g_fold = response(read_on(_sum(grid[~inside].ravel().tolist()), path)[0])
+        first, second = (_sum(grid[part].tolist()) for part in (inside, ~inside))
+        for part, where in ((first, "in"), (second, "outside")):
+            _require_variation(part, problem.names, f"{where} the {fold} half of the scan region")
+        path = _path(grid[half], problem.region, method, options)
+        r_fold, g_fold = response(read_on(second, path)[0])
         r.append(r_fold)
         g.append(g_fold)
         lambdas.append(path.lambdas[0])
     return _dataset(np.array(r), np.array(g), list(_HALVES), template, method, lambdas)
 
 
-def _path(half: Any, pixels: int, method: Method, options: RidgeOptions) -> RidgePath:
+def _require_variation(part: SecondMoments, names: Sequence[Any], where: str) -> None:
+    """Raise for a template that is constant over some blocks."""
+    spread = np.sqrt(np.diag(part.products)[-len(names) :] / part.n)
+    for name, of_template in zip(names, spread, strict=True):
+        if of_template <= 1e-9:  # of a template that is standardised over all blocks
+            raise TemplateError(f"Template {name!r} is constant {where}; choose a scan_region with sites in each half.")
+
+
+def _path(half: Any, region: np.ndarray, method: Method, options: RidgeOptions) -> RidgePath:
     """Masks from the blocks (y, x) of one half."""
-    whole = _sum(half.ravel().tolist())
     if method == "pearson":
-        return pearson_path(whole, pixels)
+        return pearson_path(_sum(half.ravel().tolist()), region)
     quarters = [
         [b for b in part.ravel() if b is not None]
         for rows in np.split(half, 2, axis=0)
         for part in np.split(rows, 2, axis=1)
     ]
-    return chosen_path([_sum(part) for part in quarters if part], pixels, options, LAMBDAS)[0]
+    return chosen_path([_sum(part) for part in quarters if part], region, options, LAMBDAS)[0]
 
 
 def _sum(blocks: Sequence[SecondMoments | None]) -> SecondMoments:
@@ -166,6 +180,9 @@ def _by_electrons(
         for other, mask in zip(halves[::-1], masks, strict=True)
     ]
     images = list(dask.compute(*images))
+    used = used_patterns(counts, scan_region)
+    if used is not None:
+        template = template.assign_coords({VALID_PATTERNS: (SCAN, used)})
     tables = [cross_talk(image, template) for image in images]
     r, g = (np.array([table[name].transpose(IMAGE, TEMPLATE).values for table in tables]) for name in ("R", "G"))
     lambdas = [float(mask.coords[LAMBDA]) if LAMBDA in mask.coords else np.inf for mask in masks]

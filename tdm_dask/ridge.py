@@ -6,12 +6,15 @@ mask is the image of the counts that comes closest to the template, with weights
 .. math:: (C_q + \lambda N)\, w_t = \rho_t, \qquad C_q = \frac{1}{p} \hat D^T \hat D
 
 over the pixels of the detector region (Hoerl and Kennard 1970). :math:`\hat D` is never formed. Lambda is in units of
-the diagonal of C_q, which is 1.
+the diagonal of C_q, which is 1. N is the inverse of the region's weights, so that a pixel of little weight gets little
+of the mask, as in a Pearson mask, and the others make up for it; with a gain, times the part of a pixel's variance that
+is counting noise.
 """
 
 from __future__ import annotations
 
 import functools
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,7 +31,7 @@ from .errors import InputError
 from .evaluation import IMAGE
 from .passes import lazily, moments
 from .reductions import prepare_masks, prepare_templates
-from .ridge_solver import RidgePath, SecondMoments, conjugate_gradients_step, held_out, ridge_path
+from .ridge_solver import RidgePath, SecondMoments, conjugate_gradients_step, held_out, ridge_path, separated
 from .second_moments import normal_product
 from .statistics import (
     descan_shifts,
@@ -46,7 +49,7 @@ Solver = Literal["auto", "gram", "conjugate-gradients"]
 LAMBDAS = tuple(float(f"{v:.3g}") for v in np.geomspace(1e-3, 100.0, 51))
 # Pixels up to which the matrix C_q is made; beyond, conjugate gradients need less memory than it.
 GRAM_MOST = 4096
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 LAMBDA = "regularisation"
 
 
@@ -72,7 +75,7 @@ class RidgeOptions:
     separate: bool = False
     gain: float | None = None
     solver: Solver = "auto"
-    most_reads: int = 100
+    most_reads: int = 200
 
     @classmethod
     def given(cls, options: Mapping[str, Any]) -> RidgeOptions:
@@ -88,16 +91,28 @@ class RidgeOptions:
         if isinstance(value, str):
             if value != "cross-validated":
                 raise InputError(f'The regularisation is {value!r}; expected a number or "cross-validated".')
-        elif not (np.isfinite(value) and value > 0):
+        elif not _positive(value):
             raise InputError(f"The regularisation is {value!r}; expected a positive number, such as 0.1.")
         if self.objective not in get_args(Objective):
             raise InputError(f"The objective is {self.objective!r}; expected one of {get_args(Objective)}.")
         if self.solver not in get_args(Solver):
             raise InputError(f"The solver is {self.solver!r}; expected one of {get_args(Solver)}.")
-        if len(self.blocks) != 2 or min(self.blocks) < 1 or max(self.blocks) < 2:
-            raise InputError(f"The blocks are {self.blocks!r}; expected two numbers (y, x), such as (2, 2).")
-        if self.gain is not None and not (np.isfinite(self.gain) and self.gain > 0):
+        blocks = self.blocks
+        numbers_of = isinstance(blocks, Sequence) and len(blocks) == 2 and all(_whole(b) for b in blocks)
+        if not numbers_of or max(blocks) < 2:
+            raise InputError(f"The blocks are {blocks!r}; expected two whole numbers (y, x), such as (2, 2).")
+        if self.gain is not None and not _positive(self.gain):
             raise InputError(f"The gain is {self.gain!r}; expected a positive number of counts per electron.")
+        if not _whole(self.most_reads):
+            raise InputError(f"most_reads is {self.most_reads!r}; expected a whole number of at least 1.")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < value < np.inf
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
 
 
 def ridge_masks(
@@ -112,7 +127,7 @@ def ridge_masks(
     else:
         values, facts = _by_gradients(problem, options)
     dataset = statistics_dataset(values, problem.counts, scan_region_text(problem.used, problem.counts.shape[:2]))
-    mask = xr.DataArray(values["mask"], dims=(TEMPLATE, *DETECTOR)) * xr.DataArray(problem.weights, dims=DETECTOR)
+    mask = xr.DataArray(values["mask"], dims=(TEMPLATE, *DETECTOR))
     mask = mask.assign_coords(dataset.coords).assign_coords({k: dataset[k].variable for k in ("mean", "std", "n")})
     region = (DETECTOR, problem.weights, {"long_name": "weight of the detector region"})
     scale = ((), values[LAMBDA], {"long_name": "lambda of the ridge mask, in units of the diagonal", "units": "1"})
@@ -176,12 +191,12 @@ def regularisation_curve(
     >>> from tdm_dask.axes import label_counts
     >>> rng = np.random.default_rng(1)
     >>> template = xr.DataArray(rng.random((24, 24)), dims=("y", "x"))
-    >>> mean = 20 + 10 * template.values[:, :, None, None] * rng.random((4, 4))
+    >>> mean = 20 + 50 * template.values[:, :, None, None] * rng.random((4, 4))
     >>> curve = regularisation_curve(label_counts(rng.poisson(mean).astype(np.uint16)), template, objective="R")
     >>> bool(curve["own"].sel(regularisation=curve["chosen"]).item() > 0.9)
     True
     """
-    options = RidgeOptions("cross-validated", objective, tuple(blocks), separate, gain)
+    options = RidgeOptions("cross-validated", objective, blocks, separate, gain)
     chosen_from = tuple(sorted({float(v) for v in lambdas}))
     if not chosen_from or not np.isfinite(chosen_from).all() or chosen_from[0] <= 0:
         raise InputError(f"The lambdas are {tuple(lambdas)}; expected positive numbers.")
@@ -228,6 +243,11 @@ class RidgeProblem:
     def pixels(self) -> np.ndarray:
         return self.weights > 0
 
+    @property
+    def region(self) -> np.ndarray:
+        """Weights of the pixels (q,)."""
+        return self.weights[self.pixels]
+
 
 def _solver(problem: RidgeProblem, options: RidgeOptions) -> str:
     if options.solver != "auto":
@@ -249,10 +269,8 @@ def _from_matrix(
     chosen = isinstance(options.regularisation, str)
     shape = problem.counts.shape
     edges = block_edges(problem.used, shape[:2], options.blocks) if chosen else ((0, shape[0]), (0, shape[1]))
-    parts = block_moments(
-        problem.counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts
-    )
-    result = delayed(_solved, pure=True)(parts, problem.pixels, options, tuple(lambdas))
+    parts = block_moments(problem.counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts)
+    result = delayed(_solved, pure=True)(parts, problem.weights, options, tuple(lambdas))
     templates, number = len(problem.names), len(lambdas)
     shapes = {"mask": (templates, *shape[2:]), "mean": shape[2:], "std": shape[2:], "n": (), LAMBDA: ()}
     if chosen:
@@ -267,10 +285,10 @@ def _from_matrix(
 
 
 def _solved(
-    parts: Mapping[Any, SecondMoments], pixels: np.ndarray, options: RidgeOptions, lambdas: tuple[float, ...]
+    parts: Mapping[Any, SecondMoments], weights: np.ndarray, options: RidgeOptions, lambdas: tuple[float, ...]
 ) -> dict[str, np.ndarray]:
-    blocks = list(parts.values())
-    path, found = chosen_path(blocks, int(pixels.sum()), options, lambdas)
+    blocks, pixels = list(parts.values()), weights > 0
+    path, found = chosen_path(blocks, weights[pixels], options, lambdas)
     found |= {LAMBDA: np.asarray(path.lambdas[0]), "n": np.asarray(sum(b.n for b in blocks), np.int64)}
     for name, values in (("mask", path.weights[0]), ("mean", path.mean), ("std", path.std)):
         found[name] = np.zeros((*values.shape[:-1], *pixels.shape))
@@ -279,13 +297,15 @@ def _solved(
 
 
 def chosen_path(
-    blocks: Sequence[SecondMoments], pixels: int, options: RidgeOptions, lambdas: Sequence[float]
+    blocks: Sequence[SecondMoments], region: np.ndarray, options: RidgeOptions, lambdas: Sequence[float]
 ) -> tuple[RidgePath, dict[str, np.ndarray]]:
-    """Masks of all blocks at the lambda that is given or chosen, and what cross-validation found, where it chose."""
-    whole = functools.reduce(SecondMoments.__add__, blocks)
-    noise = None
-    if options.gain is not None:
-        noise = _counting_noise(whole.mean[:pixels], whole.correlations()[1][:pixels], options.gain)
+    """Masks of all blocks at the lambda that is given or chosen, and what cross-validation found, where it chose.
+
+    `region` (q,) are the weights of the detector region.
+    """
+    whole, pixels = functools.reduce(SecondMoments.__add__, blocks), len(region)
+    mean, std = whole.mean[:pixels], np.sqrt(np.diag(whole.products)[:pixels] / whole.n)
+    penalties = _penalties(mean, std, region, options.gain)
     found: dict[str, np.ndarray] = {}
     if isinstance(options.regularisation, str):
         if len(blocks) < 2:
@@ -293,28 +313,31 @@ def chosen_path(
                 "Only one block of the scan holds counts that are used, and nothing is left to try a mask on; take "
                 "more blocks, a larger scan_region, or give the regularisation as a number."
             )
-        r, g = held_out(blocks, pixels, lambdas, noise, separate=options.separate)
+        r, g = held_out(blocks, pixels, lambdas, penalties, separate=options.separate)
         found = compared(r, g, options.objective)
         penalty = lambdas[int(np.argmin(found["loss"]))]
     else:
         penalty = float(options.regularisation)
-    return ridge_path(whole, pixels, [penalty], noise, separate=options.separate), found
+    return ridge_path(whole, pixels, [penalty], penalties, separate=options.separate), found
 
 
 def compared(r: np.ndarray, g: np.ndarray, objective: Objective) -> dict[str, np.ndarray]:
     """R, G, the R_ii, the excess and the loss of an objective, from R and G (lambda, image, template)."""
     own = np.einsum("lii->li", r)
     excess = (np.abs(r - g) * ~np.eye(r.shape[1], dtype=bool)).max(2)
-    short, mixed = 1.0 - own.mean(1), excess.mean(1)
+    short, mixed = np.maximum(1.0 - own.mean(1), 0.0), excess.mean(1)  # below 0 by rounding alone
     loss = {"R": short, "excess": mixed, "both": np.sqrt(short * mixed)}[objective]
     # A template by itself has nothing to be told apart from.
     return {"R": r, "G": g, "own": own, "excess": excess, "loss": short if r.shape[1] == 1 else loss}
 
 
-def _counting_noise(mean: np.ndarray, std: np.ndarray, gain: float) -> np.ndarray:
-    """Part of each pixel's variance that is counting noise: what a weight of 1 on its standardised counts costs."""
+def _penalties(mean: np.ndarray, std: np.ndarray, region: np.ndarray, gain: float | None) -> np.ndarray:
+    """The diagonal N: what a weight of 1 on a pixel's standardised counts costs."""
+    if gain is None:
+        return 1.0 / region
+    # The part of its variance that is counting noise.
     share = np.divide(gain * mean, std**2, where=std > 0, out=np.ones(len(std)))
-    return np.clip(share, 1e-3, 1.0)
+    return np.clip(share, 1e-3, 1.0) / region
 
 
 def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -326,11 +349,10 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
         )
     penalty = float(options.regularisation)
     number, pixels = len(problem.names), problem.pixels
-    first = moments(problem.counts.data, problem.templates, problem.used, pixels, number, problem.shifts)
-    first = _computed(first)
+    templates = problem.templates.compute() if isinstance(problem.templates, Delayed) else problem.templates
+    first = _computed(moments(problem.counts.data, templates, problem.used, pixels, number, problem.shifts))
     mean, std, rho = (first[name][..., pixels] for name in ("mean", "std", "rho"))
-    noise = np.ones(len(mean)) if options.gain is None else _counting_noise(mean, std, options.gain)
-    root = 1.0 / np.sqrt(noise)
+    root = 1.0 / np.sqrt(_penalties(mean, std, problem.region, options.gain))
     right = rho * root
 
     def product(directions: np.ndarray) -> np.ndarray:
@@ -344,9 +366,7 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
     lengths = np.maximum(np.linalg.norm(right, axis=1), 1e-300)
     history = [1.0]
     while history[-1] > TOLERANCE and len(history) <= options.most_reads:
-        solution, residuals, directions = conjugate_gradients_step(
-            product(directions), directions, residuals, solution
-        )
+        solution, residuals, directions = conjugate_gradients_step(product(directions), directions, residuals, solution)
         history.append(float((np.linalg.norm(residuals, axis=1) / lengths).max()))
     if history[-1] > TOLERANCE:
         warnings.warn(
@@ -356,18 +376,13 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
         )
     weights = solution * root
     if options.separate:
-        between = _template_correlations(problem)
-        weights = between @ np.linalg.solve(rho @ weights.T, weights)
+        whole = (slice(0, n) for n in problem.counts.shape[:2])
+        standard = templates.weights(*whole, problem.used)
+        weights = separated(weights, rho, standard @ standard.T / standard.shape[1])
     mask = np.zeros((number, *pixels.shape))
     mask[:, pixels] = weights
     values = {name: first[name] for name in ("mean", "std", "n")} | {"mask": mask, LAMBDA: np.asarray(penalty)}
     return values, {"solver": "conjugate-gradients", "reads": len(history), "residuals": history}
-
-
-def _template_correlations(problem: RidgeProblem) -> np.ndarray:
-    prepared = problem.templates.compute() if isinstance(problem.templates, Delayed) else problem.templates
-    whole = (slice(0, n) for n in problem.counts.shape[:2])
-    return np.corrcoef(prepared.weights(*whole, problem.used)).reshape(len(problem.names), -1)
 
 
 def _computed(values: dict[str, Any]) -> dict[str, np.ndarray]:

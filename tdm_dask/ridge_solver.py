@@ -1,8 +1,8 @@
 r"""Ridge masks from second moments, and what they would do on parts of the scan that they have not seen.
 
 With :math:`C` the correlation matrix of q detector pixels and :math:`\rho_t` their correlations with template t, the
-ridge mask of the standardised counts solves :math:`(C + \lambda N) w_t = \rho_t`, where N is 1 or, on request, a
-diagonal of the pixels' expected noise. Everything here is plain arrays in float64.
+ridge mask of the standardised counts solves :math:`(C + \lambda N) w_t = \rho_t`, where N is a diagonal of penalties, 1
+unless pixels are told apart. Everything here is plain arrays in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
+from .errors import TemplateError
+
 Array = npt.NDArray[np.float64]
+
+# A standard deviation that is this small a part of the mean is rounding.
+_ROUNDING = 1e-13
+# Templates, or their responses, that are closer than this to a sum of the others are not told apart from it.
+_DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -42,23 +49,11 @@ class SecondMoments:
         between = np.outer(delta, delta) * (self.n * other.n / n)
         return SecondMoments(n, self.mean + delta * (other.n / n), self.products + other.products + between)
 
-    def __sub__(self, part: SecondMoments) -> SecondMoments:
-        """Of the probe positions that are not in a part."""
-        n = self.n - part.n
-        mean = (self.n * self.mean - part.n * part.mean) / n
-        delta = part.mean - mean
-        between = np.outer(delta, delta) * (n * part.n / self.n)
-        return SecondMoments(n, mean, self.products - part.products - between)
-
-    def of(self, weights: Array, offset: Array) -> SecondMoments:
-        """Of weighted sums of the variables, ``weights @ (z - offset)``."""
-        return SecondMoments(self.n, weights @ (self.mean - offset), weights @ self.products @ weights.T)
-
     def correlations(self) -> tuple[Array, Array]:
         """Correlation matrix, 0 beside the diagonal of what is constant, and the standard deviations."""
         std = np.sqrt(np.maximum(np.diag(self.products), 0.0) / self.n)
         # What is constant has deviations by rounding alone.
-        std[std <= 1e-7 * np.abs(self.mean)] = 0.0
+        std[std <= _ROUNDING * np.abs(self.mean)] = 0.0
         inverse = np.divide(1.0, std, where=std > 0, out=np.zeros(len(std)))
         return self.products * inverse[:, None] * inverse / self.n, std
 
@@ -84,18 +79,22 @@ class RidgePath:
     weights: Array
 
 
-def pearson_path(moments: SecondMoments, pixels: int) -> RidgePath:
-    """The Pearson masks, as a path: what ridge masks become, but for their scale, where lambda is infinite."""
+def pearson_path(moments: SecondMoments, region: Array) -> RidgePath:
+    """The Pearson masks, as a path: what ridge masks become, but for their scale, where lambda is infinite.
+
+    `region` (q,) are the weights of the detector region.
+    """
     correlation, std = moments.correlations()
+    pixels = len(region)
     rho = correlation[pixels:, :pixels]
-    return RidgePath(moments.mean[:pixels], std[:pixels], rho, (np.inf,), rho[None])
+    return RidgePath(moments.mean[:pixels], std[:pixels], rho, (np.inf,), (rho * region)[None])
 
 
 def ridge_path(
     moments: SecondMoments,
     pixels: int,
     lambdas: Sequence[float],
-    noise: Array | None = None,
+    penalties: Array | None = None,
     *,
     separate: bool = False,
 ) -> RidgePath:
@@ -108,17 +107,14 @@ def ridge_path(
     pixels : int
     lambdas : sequence of float
         In units of the diagonal of C, which is 1.
-    noise : array (q,), optional
+    penalties : array (q,), optional
         The diagonal N, above 0. 1 by default.
     separate : bool, default False
-        Whether the masks are combined so that the response to the other templates is zero: an image, as a sum of the
-        templates and a rest that correlates with none, then has coefficients of 0 for all templates but its own. With
-        :math:`P = \rho W^T` the responses of the masks W and G the templates' own correlations, that is
-        :math:`G P^{-1} W`, which solves the ridge problem under these constraints.
+        Whether the masks are combined by `separated`.
     """
     correlation, std = moments.correlations()
     matrix, rho, between = correlation[:pixels, :pixels], correlation[pixels:, :pixels], correlation[pixels:, pixels:]
-    scale = np.ones(pixels) if noise is None else 1.0 / np.sqrt(noise)
+    scale = np.ones(pixels) if penalties is None else 1.0 / np.sqrt(penalties)
     values, vectors = eigh(matrix * scale[:, None] * scale, check_finite=False, driver="evd")
     values = np.maximum(values, 0.0)  # below 0 by rounding alone
     projected = (rho * scale) @ vectors
@@ -126,8 +122,34 @@ def ridge_path(
     for n, penalty in enumerate(lambdas):
         weights[n] = (projected / (values + penalty)) @ vectors.T * scale
         if separate:
-            weights[n] = between @ np.linalg.solve(rho @ weights[n].T, weights[n])
+            weights[n] = separated(weights[n], rho, between)
+    weights[..., std[:pixels] == 0] = 0.0  # where eigenvectors leave rounding
     return RidgePath(moments.mean[:pixels], std[:pixels], rho, tuple(lambdas), weights)
+
+
+def separated(weights: Array, rho: Array, between: Array) -> Array:
+    r"""Ridge masks (t, q) combined so that the response to the other templates is zero.
+
+    An image, as a sum of the templates and a rest that correlates with none, then has coefficients of 0 for all
+    templates but its own, and of 1 for that. With :math:`P = \rho W^T` the responses of the masks W and G the
+    templates' own correlations (t, t), that is :math:`G P^{-1} W`, which solves the ridge problem under these
+    constraints.
+
+    Raises
+    ------
+    TemplateError
+        If a template is a sum of others, or the pixels answer to it as to one.
+    """
+    responses = rho @ weights.T
+    for matrix in (between, responses):
+        sizes = np.linalg.svd(matrix, compute_uv=False)
+        if sizes[-1] <= _DEPENDENT * sizes[0]:
+            raise TemplateError(
+                f"The {len(rho)} templates cannot be kept apart with separate=True: where masks are derived, one of "
+                "them is constant, a sum of others, or seen by the pixels as such a sum; leave it out (a template of "
+                "all columns is the sum of their kinds), or leave separate at False."
+            )
+    return between @ np.linalg.solve(responses, weights)
 
 
 def read_on(part: SecondMoments, path: RidgePath) -> list[SecondMoments]:
@@ -137,14 +159,16 @@ def read_on(part: SecondMoments, path: RidgePath) -> list[SecondMoments]:
     """
     pixels = len(path.std)
     inverse = np.divide(1.0, path.std, where=path.std > 0, out=np.zeros(pixels))
-    templates = len(path.rho)
-    offset = np.concatenate([path.mean, np.zeros(templates)])
+    masks = path.weights * inverse
+    # The product with the matrix of the pixels, of all lambda at once.
+    half = (masks.reshape(-1, pixels) @ part.products[:pixels, :pixels]).reshape(masks.shape)
+    centre = masks @ (part.mean[:pixels] - path.mean)
+    templates = part.products[pixels:, pixels:]
     moments = []
-    for masks in path.weights:
-        weights = np.zeros((2 * templates, pixels + templates))
-        weights[:templates, :pixels] = masks * inverse
-        weights[templates:, pixels:] = np.eye(templates)
-        moments.append(part.of(weights, offset))
+    for mask, product, mean in zip(masks, half, centre, strict=True):
+        cross = mask @ part.products[:pixels, pixels:]
+        products = np.block([[product @ mask.T, cross], [cross.T, templates]])
+        moments.append(SecondMoments(part.n, np.concatenate([mean, part.mean[pixels:]]), products))
     return moments
 
 
@@ -159,7 +183,7 @@ def held_out(
     blocks: Sequence[SecondMoments],
     pixels: int,
     lambdas: Sequence[float],
-    noise: Array | None = None,
+    penalties: Array | None = None,
     *,
     separate: bool = False,
 ) -> tuple[Array, Array]:
@@ -172,10 +196,11 @@ def held_out(
     r, g : array (lambda, t, t)
         Images against templates, templates against templates.
     """
-    whole = functools.reduce(SecondMoments.__add__, blocks)
     pooled: list[SecondMoments] | None = None
-    for block in blocks:
-        path = ridge_path(whole - block, pixels, lambdas, noise, separate=separate)
+    for n, block in enumerate(blocks):
+        # Added up again, for what is constant in all others must stay so to the last digit.
+        others = functools.reduce(SecondMoments.__add__, [*blocks[:n], *blocks[n + 1 :]])
+        path = ridge_path(others, pixels, lambdas, penalties, separate=separate)
         parts = read_on(block, path)
         pooled = parts if pooled is None else [a + b for a, b in zip(pooled, parts, strict=True)]
     assert pooled is not None
