@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy.stats import norm
 
 from .axes import TEMPLATE, check_counts, quantity
 from .null import null_distribution
@@ -18,6 +19,13 @@ from .templates import gaussian_template
 
 Verdict = Literal["supported", "not distinguished from other offsets", "not supported"]
 
+# How the response at the assumed place is held against that at others: what is moved, in words.
+WAYS = {
+    "": "",
+    "own_": ", of what no other kind explains,",
+    "together_": ", of all kinds together,",
+}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -26,10 +34,12 @@ class Evidence:
     Attributes
     ----------
     table : Dataset, dim (template,)
-        `verdict`; `rank`, `image_rank` and `margin` as `offset_scan` gives them; `p` of the norm and `significant`, the
-        number of detector pixels that are, as `null_distribution` gives them.
+        `verdict`; `rank`, `margin` and `margin_error`, of the response, the `own_` and the `together_` one, and
+        `image_rank`, as `offset_scan` gives them; `p` of the norm and `significant`, the number of detector pixels that
+        are, as `null_distribution` gives them.
     offsets : Dataset
-        What `tdm_dask.offset_scan` found.
+        What `tdm_dask.offset_scan` found, of the templates that respond more strongly than random ones; empty where
+        none does. Their numbers in the table are NaN for the others.
     null : Dataset
         What `tdm_dask.null_distribution` found.
     """
@@ -49,14 +59,21 @@ class Evidence:
     def _sentence(self, row: xr.Dataset) -> str:
         draws, rate = self.null.attrs["draws"], self.null.attrs["rate"]
         name, verdict = (str(row[of].item()) for of in (TEMPLATE, "verdict"))
-        rank, p = float(row["rank"]), float(row["p"])
+        p = float(row["p"])
         chance = f"of {draws} templates of random sites {_part(p, draws)} responded as strongly (p = {p:.2g})"
         if verdict == "not supported":
             return f"{name}: {verdict}; {chance}; a p above {rate:g} may well be chance."
+        rivals = _rivals(row, rate)
+        if not rivals:
+            margin = float(min(row[f"{way}margin"] for way in WAYS))
+            elsewhere = f"no other place in the cell responds as strongly, the next one {_less(margin)} less"
+            return f"{name}: {verdict}; {elsewhere}; {chance}."
+        way = rivals[0]
+        rank, margin = float(row[f"{way}rank"]), float(row[f"{way}margin"])
         elsewhere = (
-            f"no other place in the cell responds as strongly, the next one {_percent(float(row['margin']))} less"
-            if rank == 0
-            else f"{rank:.1%} of the other places in the cell respond at least as strongly"
+            f"{rank:.1%} of the other places in the cell respond{WAYS[way]} at least as strongly"
+            if rank > 0
+            else f"the next place responds{WAYS[way]} {_less(margin)} less, which may be noise"
         )
         return f"{name}: {verdict}; {elsewhere}; {chance}."
 
@@ -66,8 +83,20 @@ def _part(p: float, draws: int) -> str:
     return "none" if number == 0 else str(number)
 
 
-def _percent(margin: float) -> str:
+def _less(margin: float) -> str:
     return f"{1 - 1 / (1 + margin):.1%}"
+
+
+def _verdict(row: xr.Dataset, rate: float) -> Verdict:
+    if float(row["p"]) > rate:
+        return "not supported"
+    return "not distinguished from other offsets" if _rivals(row, rate) else "supported"
+
+
+def _rivals(row: xr.Dataset, rate: float) -> list[str]:
+    """The ways in which another place may respond as strongly as the assumed one."""
+    least = norm.ppf(1 - rate)
+    return [way for way in WAYS if not float(row[f"{way}margin"]) > least * float(row[f"{way}margin_error"])]
 
 
 def evidence(
@@ -86,14 +115,19 @@ def evidence(
 
     - "not supported": templates of random sites, of the same number and spacing, respond as strongly in more than a
       part `rate` of the draws.
-    - "not distinguished from other offsets": they do not, but the same template moved to another place in the cell
-      responds at least as strongly.
-    - "supported": neither.
+    - "not distinguished from other offsets": they do not, but some other place in the cell may respond as strongly.
+    - "supported": neither. The assumed place responds more strongly than every other by more than counting noise gives
+      with probability `rate`, in three ways: the template as it is; the part of it that the other kinds, at their
+      places, do not explain; and all kinds moved together.
 
-    The response is the norm of rho over the detector region. How much an image looks like its template decides nothing:
-    in a perfect crystal it does so for sites where no atom is. "Supported" says that the data know of this place; not
-    which atoms are there, nor how far a measured displacement is a copy of the template
-    (`tdm_dask.template_influence`).
+    The response is the norm of rho over the detector region. The second way is needed because a template may be singled
+    out where it lies on columns of another kind (Ti moved onto Pb responds more strongly than at its own place), the
+    third because all sites may be wrong together. So give every kind of column that there is: of a single kind, all
+    three are the same, and the strongest place is taken for its own whatever is there.
+
+    How much an image looks like its template decides nothing: in a perfect crystal it does so for sites where no atom
+    is. "Supported" says that the data know of this place; not which atoms are there, nor how far a measured
+    displacement is a copy of the template (`tdm_dask.template_influence`).
 
     Parameters
     ----------
@@ -102,7 +136,7 @@ def evidence(
     sites : mapping of str to array (n, 2)
         (y, x) in angstrom by kind, the columns just outside the scan among them.
     cell : pair of float, or array (2, 2)
-        As in `tdm_dask.offset_scan`.
+        As in `tdm_dask.offset_scan`; the sites must repeat with it, but for those of kinds that are "not supported".
     sigma : float (angstrom) or str
         Width of the Gaussians.
     detector_region, scan_region
@@ -113,7 +147,7 @@ def evidence(
     Returns
     -------
     Evidence
-        In memory: this reads twice, now.
+        In memory: this reads twice, now; once where no kind is left after the random sites.
 
     Raises
     ------
@@ -135,13 +169,15 @@ def evidence(
     kinds, _ = sites_by_kind(dict(sites))
     width = quantity(sigma, "angstrom", "sigma")
     regions = {"detector_region": detector_region, "scan_region": scan_region}
-    offsets = offset_scan(counts, gaussian_template(counts, kinds, sigma=width), cell, **regions)
     null = null_distribution(counts, kinds, sigma=width, draws=draws, rate=rate, seed=seed, **regions)
-    verdicts: list[Verdict] = [
-        "not supported" if p > rate else "supported" if rank == 0 else "not distinguished from other offsets"
-        for p, rank in zip(null["p"].values, offsets["rank"].values, strict=True)
-    ]
-    table = offsets[["rank", "image_rank", "margin"]].assign(p=null["p"].variable)
-    table["significant"] = null["significant"].sum(("ky", "kx")).variable
+    table = null[["p"]].assign(significant=null["significant"].sum(("ky", "kx")).variable).reset_coords(drop=True)
+    # Random sites need not repeat with the cell.
+    left = {name: places for name, places in kinds.items() if null["p"].sel({TEMPLATE: name}) <= rate}
+    offsets = xr.Dataset()
+    if left:
+        offsets = offset_scan(counts, gaussian_template(counts, left, sigma=width), cell, **regions)
+        numbers = offsets[[str(name) for name in offsets if str(name).endswith(("rank", "margin", "margin_error"))]]
+        table = table.merge(numbers.reset_coords(drop=True), join="left")
+    verdicts = [_verdict(table.sel({TEMPLATE: name}), rate) for name in kinds]
     table["verdict"] = (TEMPLATE, np.array(verdicts, dtype=object).astype(str))
-    return Evidence(table.reset_coords(drop=True), offsets, null)
+    return Evidence(table, offsets, null)

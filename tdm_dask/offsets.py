@@ -6,6 +6,7 @@ put. What tells the assumed place from the others is how strongly the detector p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,13 @@ Array = npt.NDArray[np.float64]
 SAME_PLACE = 0.8
 # Part of a template's variance that its harmonics may leave out.
 _LEFT_OUT = 1e-3
-# Harmonics that are correlated with the counts at the most.
-MOST_HARMONICS = 4096
+# Part that they must hold for it to repeat with the cell.
+_REPEATS = 0.9
+_ROUNDS = 4
+# Smallest part of the largest variance that a combination of harmonics must have.
+_TOLD_APART = 1e-3
+# Harmonics at the most; each is two waves.
+MOST_HARMONICS = 2048
 _OFFSETS_AT_ONCE = 256
 
 
@@ -52,6 +58,10 @@ def offset_scan(
     the norm over the detector region, and the correlation of the image with the moved template. The first decides; the
     second, which is what an eye judges by, is high in wrong places as well.
 
+    A place may respond strongly because another kind of column is there. So a template is also moved alone, of which
+    only what the others do not explain is counted: with :math:`P` the projection on the other templates,
+    :math:`\rho` of :math:`\hat s(o) - P \hat s(o)`.
+
     Parameters
     ----------
     counts : DataArray, dims (y, x, ky, kx)
@@ -69,17 +79,23 @@ def offset_scan(
     Returns
     -------
     Dataset, dims (template, a, b)
-        `response`, `image_correlation` and `overlap`, the correlation of each template with itself moved; `dy` and
-        `dx` (a, b), the offsets in angstrom. `rank` (template,) is the fraction of inequivalent offsets, with an
-        overlap below 0.8, that respond at least as strongly as the assumed place, `image_rank` that by the image's
-        correlation; `margin` (template,) is the response at the assumed place over the largest inequivalent one, less
-        1. `unexplained` (template,) is the part of a template's variance that the harmonics leave out. All in memory:
+        `response`, `image_correlation` and `overlap`, the correlation of each template with itself moved;
+        `own_response`, the norm of the part of rho that the other templates, at their assumed places, do not explain;
+        `together` (a, b), the norm over all templates, moved together; `dy` and `dx` (a, b), the offsets in angstrom.
+
+        `rank` (template,) is the fraction of inequivalent offsets, with an overlap below 0.8, that respond at least as
+        strongly as the assumed place; `margin` (template,) is the response there over the largest inequivalent one,
+        less 1, and `margin_error` the largest standard error that counts, independent from one probe position to the
+        next, give it: :math:`\sqrt{2 / p}` over the response. `own_` and `together_` are those of the other responses,
+        `image_rank` that of the image's correlation.
+
+        `unexplained` (template,) is the part of a template's variance that the harmonics leave out. All in memory:
         this reads now.
 
     Raises
     ------
     InputError
-        If the cell is no cell, or has more than 4096 harmonics that matter.
+        If the cell is no cell, the scan does not hold one, or more than 2048 of its harmonics matter.
     TemplateError
         If a template does not repeat with the cell: more than a tenth of its variance is not in the harmonics.
     CoordinateError
@@ -111,34 +127,32 @@ def offset_scan(
     pixels = detector_weights(counts, detector_region) > 0
     where = np.ones(counts.shape[:2], bool) if used is None else used
     y, x = np.meshgrid(*(np.asarray(counts[d].values, np.float64) for d in SCAN), indexing="ij")
-    places = np.stack([y[where], x[where]], -1)
-    smallest = min(abs(step_of(counts, d)) for d in SCAN)
-    distance = smallest if step is None else quantity(step, "angstrom", "step")
+    places = np.stack([y.ravel(), x.ravel()], -1)
+    steps = np.array([abs(step_of(counts, d)) for d in SCAN])
+    distance = float(steps.min()) if step is None else quantity(step, "angstrom", "step")
 
-    standard = values[:, where]
-    spread = standard.std(1, keepdims=True)
-    if not (spread > 0).all():
+    if not (values[:, where].std(1) > 0).all():
         raise TemplateError("A template is constant over the probe positions used, so that nothing moves with it.")
-    standard = (standard - standard.mean(1, keepdims=True)) / spread
-    harmonics, coefficients, unexplained = _harmonics(standard, places, vectors, smallest)
-    if unexplained.max() > 0.1:
-        raise TemplateError(
-            f"Template {int(unexplained.argmax())} does not repeat with the cell: {unexplained.max():.0%} of its "
-            "variance is not in its harmonics; give the cell with which it repeats."
-        )
-    waves = np.zeros((2 * len(harmonics), *counts.shape[:2]))
-    phase = 2 * np.pi * (y[None] * harmonics[:, 0, None, None] + x[None] * harmonics[:, 1, None, None])
-    waves[: len(harmonics)], waves[len(harmonics) :] = np.cos(phase), np.sin(phase)
-    prepared = prepare_templates(waves, used)
-    found = gram(counts.data, used, pixels, prepared, len(waves), descan_shifts(counts))
+    harmonics, coefficients, unexplained = _harmonics(values.reshape(len(values), -1), places, vectors, steps)
+    waves = np.empty((2 * len(harmonics), *counts.shape[:2]))
+    phase = np.tensordot(harmonics, np.stack([y, x]), 1)
+    phase *= 2 * np.pi
+    np.cos(phase, out=waves[: len(harmonics)])
+    np.sin(phase, out=waves[len(harmonics) :])
+    products = np.cov(waves[:, where], bias=True)
+    # A wave may be constant over a small region.
+    vary = np.diag(products) > 1e-12
+    prepared = prepare_templates(waves[vary], used)
+    found = gram(counts.data, used, pixels, prepared, int(vary.sum()), descan_shifts(counts))
     rho, correlation = _computed(found["rho"], found["correlation"])
-    # Correlations with the waves as they are, not standardised.
-    waves_rho = rho[:, pixels] / prepared.scale[:, None]
-    complex_rho = waves_rho[: len(harmonics)] + 1j * waves_rho[len(harmonics) :]
+    of_waves = np.zeros((len(waves), int(pixels.sum())))
+    # Covariances with the waves as they are, not standardised.
+    of_waves[vary] = rho[:, pixels] / prepared.scale[:, None]
     shifts, grid = _offsets(vectors, distance)
-    result = _scan(coefficients, complex_rho, harmonics, shifts, correlation)
+    forms = _Forms(products, of_waves @ of_waves.T, of_waves @ correlation @ of_waves.T)
+    result = _scan(coefficients, harmonics, shifts, forms)
     names = stacked[TEMPLATE].values if TEMPLATE in stacked.coords else np.arange(len(values))
-    return _dataset(result, names, shifts, grid, unexplained)
+    return _dataset(result, names, shifts, grid, unexplained, int(where.sum()))
 
 
 def _vectors(cell: Any) -> Array:
@@ -151,41 +165,71 @@ def _vectors(cell: Any) -> Array:
     return vectors
 
 
-def _harmonics(standard: Array, places: Array, vectors: Array, smallest: float) -> tuple[Array, Any, Array]:
-    """Harmonics (g, yx) of the cell that make up the templates, their complex coefficients (template, g), and the part
-    of each template's variance that they leave out."""
+def _harmonics(values: Array, places: Array, vectors: Array, steps: Array) -> tuple[Array, Any, Array]:
+    """Harmonics (g, yx) of the cell that make up the templates (template, probe), their complex coefficients
+    (template, g), and the part of each template's variance that they leave out."""
     reciprocal = np.linalg.inv(vectors).T  # vector of index n times cell vector m is 1 where n = m
-    reach = 0.5 / smallest
-    most = [int(np.ceil(reach * np.linalg.norm(v))) for v in vectors]
+    # Each axis has waves up to its own Nyquist frequency: above it they are others that move otherwise.
+    reach = 0.5 / steps * (1 - 1e-9)
+    most = [int(np.ceil(np.abs(v) @ reach)) for v in vectors]
     h, k = (a.ravel() for a in np.meshgrid(*(np.arange(-m, m + 1) for m in most), indexing="ij"))
     half = (h > 0) | ((h == 0) & (k > 0))
     every = np.stack([h[half], k[half]], -1) @ reciprocal
-    every = every[np.linalg.norm(every, axis=1) <= reach * (1 + 1e-9)]
-    rough = np.empty((len(standard), len(every)))
-    for first in range(0, len(every), _OFFSETS_AT_ONCE):
-        part = slice(first, first + _OFFSETS_AT_ONCE)
-        wave = np.exp(-2j * np.pi * (places @ every[part].T))
-        rough[:, part] = 2 * np.abs(standard @ wave / len(places)) ** 2
-    # The fewest that leave out no more than is allowed of any template.
-    keep = np.zeros(len(every), bool)
-    for power in rough:
-        order = np.argsort(power)[::-1]
-        enough = np.searchsorted(np.cumsum(power[order]), (1 - _LEFT_OUT) * min(1.0, power.sum())) + 1
-        keep[order[:enough]] = True
-    if keep.sum() > MOST_HARMONICS // 2:
-        raise InputError(
-            f"The templates have {int(keep.sum())} harmonics of the cell; at most {MOST_HARMONICS // 2} are taken: "
-            "give a smaller cell, or a wider template."
+    every = every[(np.abs(every) < reach).all(1)]
+    centred = values - values.mean(1, keepdims=True)
+    centred /= np.sqrt((centred**2).mean(1, keepdims=True))
+    keep, residual, left = np.zeros(len(every), bool), centred, np.ones(len(values))
+    for _ in range(_ROUNDS):
+        rough = _power(residual, places, every)
+        if keep.any() or rough.sum(1).min() > 0.5:  # else it does not repeat, and needs any number of them
+            # The fewest that leave out no more than is allowed of any template.
+            for n, power in enumerate(rough):
+                order = np.argsort(power)[::-1]
+                needed = (1 - _LEFT_OUT / left[n]) * min(left[n], power.sum())
+                if needed > 0:
+                    keep[order[: np.searchsorted(np.cumsum(power[order]), needed) + 1]] = True
+        if not keep.any():
+            break
+        if keep.sum() > MOST_HARMONICS:
+            raise InputError(
+                f"The templates have {int(keep.sum())} harmonics of the cell; at most {MOST_HARMONICS} are taken: "
+                "give a smaller cell, or a wider template."
+            )
+        angle = 2 * np.pi * (places @ every[keep].T)
+        basis = np.concatenate([np.cos(angle), np.sin(angle)], 1)
+        basis -= basis.mean(0)
+        solved = _solved(basis.T @ basis / len(places), basis.T @ centred.T / len(places))
+        residual = centred - solved.T @ basis.T
+        left = (residual**2).mean(1)
+        # Waves are not quite orthogonal where the scan holds no whole number of cells: then more are needed.
+        if left.max() <= 2 * _LEFT_OUT:
+            break
+    if left.max() > 1 - _REPEATS:
+        raise TemplateError(
+            f"Template {int(left.argmax())} does not repeat with the cell: {left.max():.0%} of its variance is not in "
+            "its harmonics; give the cell with which it repeats."
         )
-    harmonics = every[keep]
-    angle = 2 * np.pi * (places @ harmonics.T)
-    basis = np.concatenate([np.cos(angle), np.sin(angle)], 1)
-    basis -= basis.mean(0)
-    # Waves are not quite orthogonal where the region holds no whole number of cells.
-    solved = np.linalg.lstsq(basis.T @ basis, basis.T @ standard.T, rcond=1e-10)[0]
-    unexplained = ((standard.T - basis @ solved) ** 2).mean(0)
-    real, imaginary = solved[: len(harmonics)].T, solved[len(harmonics) :].T
-    return harmonics, real - 1j * imaginary, unexplained
+    number = int(keep.sum())
+    return every[keep], solved[:number].T - 1j * solved[number:].T, left
+
+
+def _power(values: Array, places: Array, harmonics: Array) -> Array:
+    """Variance of templates (template, probe) in each harmonic by itself."""
+    power = np.empty((len(values), len(harmonics)))
+    for first in range(0, len(harmonics), _OFFSETS_AT_ONCE):
+        part = slice(first, first + _OFFSETS_AT_ONCE)
+        wave = np.exp(-2j * np.pi * (places @ harmonics[part].T))
+        power[:, part] = 2 * np.abs(values @ wave / len(places)) ** 2
+    return power
+
+
+def _solved(products: Array, cross: Array) -> Array:
+    weights, axes = np.linalg.eigh(products)
+    if weights[0] < _TOLD_APART * weights[-1]:
+        raise InputError(
+            "The scan is too small to tell the harmonics of the cell apart; give a cell of which it holds one at least."
+        )
+    return axes @ ((axes.T @ cross) / weights[:, None])
 
 
 def _offsets(vectors: Array, distance: float) -> tuple[Array, tuple[int, int]]:
@@ -195,34 +239,60 @@ def _offsets(vectors: Array, distance: float) -> tuple[Array, tuple[int, int]]:
     return fractions.reshape(-1, 2) @ vectors, (numbers[0], numbers[1])
 
 
-def _scan(
-    coefficients: Any, complex_rho: Any, harmonics: Array, shifts: Array, correlation: Array
-) -> dict[str, Array]:
-    """Response, correlation of the image and overlap (template, offset)."""
+@dataclass(frozen=True)
+class _Forms:
+    """Of waves with waves: covariance over the scan; scalar products, over pixels, of their covariances with the
+    standardised counts; and the same with the correlation matrix of the pixels between."""
+
+    products: Array
+    responses: Array
+    images: Array
+
+
+def _scan(coefficients: Any, harmonics: Array, shifts: Array, forms: _Forms) -> dict[str, Array]:
+    """Response, own response, correlation of the image and overlap (template, offset)."""
     templates, offsets = len(coefficients), len(shifts)
-    response, image, overlap = (np.zeros((templates, offsets)) for _ in range(3))
-    power = np.abs(coefficients) ** 2
-    power /= power.sum(1, keepdims=True)
+    names = ("response", "own_response", "image_correlation", "overlap")
+    result = {name: np.zeros((templates, offsets)) for name in names}
+
+    def standard(vectors: Array) -> Array:
+        spread = np.sqrt(np.maximum(_form(vectors, forms.products), 0.0))[:, None]
+        return np.divide(vectors, spread, where=spread > 1e-9, out=np.zeros_like(vectors))
+
+    # A template Re(c e^(2 pi i g r)) as weights of cosines and sines.
+    assumed = standard(np.concatenate([coefficients.real, -coefficients.imag], 1))
     for first in range(0, offsets, _OFFSETS_AT_ONCE):
         part = slice(first, first + _OFFSETS_AT_ONCE)
         turned = np.exp(-2j * np.pi * (shifts[part] @ harmonics.T))
-        overlap[:, part] = power @ turned.real.T
         for t in range(templates):
-            # Re(c e^(2 pi i g (r - o))) correlates as Re(c e^(-2 pi i g o)) with cosines, -Im with sines.
-            moved = ((turned * coefficients[t]) @ complex_rho).real
-            squared = (moved**2).sum(1)
-            response[t, part] = np.sqrt(squared)
-            variance = ((moved @ correlation) * moved).sum(1)
-            image[t, part] = np.divide(squared, np.sqrt(variance), where=variance > 0, out=np.zeros(len(squared)))
-    return {"response": response, "image_correlation": image, "overlap": overlap}
+            c = turned * coefficients[t]
+            moved = standard(np.concatenate([c.real, -c.imag], 1))
+            squared = _form(moved, forms.responses)
+            variance = _form(moved, forms.images)
+            result["response"][t, part] = np.sqrt(np.maximum(squared, 0.0))
+            result["image_correlation"][t, part] = np.divide(
+                squared, np.sqrt(np.maximum(variance, 0.0)), where=variance > 0, out=np.zeros(len(squared))
+            )
+            result["overlap"][t, part] = moved @ forms.products @ assumed[t]
+            others = np.delete(assumed, t, 0)
+            if len(others):
+                explained = moved @ forms.products @ others.T @ np.linalg.pinv(others @ forms.products @ others.T)
+                squared = _form(moved - explained @ others, forms.responses)
+            result["own_response"][t, part] = np.sqrt(np.maximum(squared, 0.0))
+    return result
+
+
+def _form(vectors: Array, matrix: Array) -> Array:
+    return ((vectors @ matrix) * vectors).sum(1)
 
 
 def _dataset(
-    result: dict[str, Array], names: Any, shifts: Array, grid: tuple[int, int], unexplained: Array
+    result: dict[str, Array], names: Any, shifts: Array, grid: tuple[int, int], unexplained: Array, used: int
 ) -> xr.Dataset:
     dims = (TEMPLATE, "a", "b")
     words = {
         "response": "norm of the correlations over the mask",
+        "own_response": "norm of the correlations that the other templates do not explain",
         "image_correlation": "correlation of the image with the template",
         "overlap": "correlation of the template with itself, moved",
     }
@@ -230,16 +300,19 @@ def _dataset(
         name: (dims, values.reshape(-1, *grid), {"long_name": words[name], "units": "1"})
         for name, values in result.items()
     }
+    together = np.sqrt((result["response"] ** 2).sum(0))
+    data["together"] = (dims[1:], together.reshape(grid), {"long_name": "response of all templates", "units": "1"})
     other = result["overlap"] < SAME_PLACE
-    ranks, margins = {"rank": "response", "image_rank": "image_correlation"}, np.full(len(unexplained), np.inf)
-    for rank, by in ranks.items():
-        values = result[by]
-        better = (values >= values[:, :1]) & other
-        data[rank] = (TEMPLATE, better.sum(1) / np.maximum(other.sum(1), 1), {"units": "1"})
-    for n, (values, elsewhere) in enumerate(zip(result["response"], other, strict=True)):
-        if elsewhere.any() and values[elsewhere].max() > 0:
-            margins[n] = values[0] / values[elsewhere].max() - 1.0
-    data["margin"] = (TEMPLATE, margins, {"units": "1"})
+    for name, by in (("", "response"), ("own_", "own_response"), ("image_", "image_correlation")):
+        found = [_rank(*row, used) for row in zip(result[by], other, strict=True)]
+        rank, margin, error = np.array(found).T
+        data[f"{name}rank"] = (TEMPLATE, rank, {"units": "1"})
+        if name != "image_":
+            data[f"{name}margin"] = (TEMPLATE, margin, {"units": "1"})
+            data[f"{name}margin_error"] = (TEMPLATE, error, {"units": "1"})
+    found = _rank(together, result["overlap"].mean(0) < SAME_PLACE, used)
+    for name, value in zip(("rank", "margin", "margin_error"), found, strict=True):
+        data[f"together_{name}"] = ((), value, {"units": "1"})
     data["unexplained"] = (TEMPLATE, unexplained, {"units": "1"})
     coords = {
         TEMPLATE: names,
@@ -249,6 +322,20 @@ def _dataset(
         },
     }
     return xr.Dataset(data, coords)
+
+
+def _rank(values: Array, other: npt.NDArray[np.bool_], used: int) -> tuple[float, float, float]:
+    """Part of the inequivalent offsets that do at least as well as the first, its margin over the best of them, and
+    what counting noise may do to that."""
+    if not other.any():
+        return 0.0, np.inf, 0.0
+    best = float(values[other].max())
+    rank = float((values[other] >= values[0] * (1 - 1e-9)).mean())
+    if best <= 0:
+        return rank, np.inf, 0.0
+    # A correlation of counts that are independent from one probe position to the next has an error of 1 / sqrt(p), and
+    # so has the norm of many; the difference of two, less than twice that.
+    return rank, float(values[0]) / best - 1.0, np.sqrt(2 / used) / best
 
 
 def _computed(*arrays: Any) -> tuple[Array, ...]:
