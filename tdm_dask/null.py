@@ -101,8 +101,9 @@ def null_distribution(
     large: :math:`p = (1 + \#\{|\rho_{null}| \ge |\rho|\}) / (1 + draws)`. So under the null hypothesis p is at most a
     with probability a, for any a, whatever the counts are.
 
-    For a pixel, rho over its root mean square in the draws is held against those of all pixels and draws together, for
-    so small a part as one pixel among thousands needs takes more draws than there are. These p are corrected for the
+    For a pixel, rho over its root mean square in the draws is held against those of all pixels and draws together (each
+    draw over the root mean square of the others), for so small a part as one pixel among thousands needs takes more
+    draws than there are. These p are corrected for the
     number of pixels by the rule of Benjamini and Hochberg (1995): of the pixels below `rate`, a part of about `rate` is
     there by chance.
 
@@ -189,12 +190,17 @@ def _norm(rho: Array, region: npt.NDArray[np.bool_]) -> Array:
 
 def _pixels(own: Array, null: Array, region: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
     """z, and p corrected for the number of pixels (ky, kx), 0 and 1 beside the region and at pixels without counts."""
-    scale = np.sqrt((null**2).mean(0))
-    live = region & (scale > 0)
+    draws = len(null)
+    squares = null**2
+    total = squares.sum(0)
+    live = region & (total > 0)
     z, p = np.zeros(own.shape), np.ones(own.shape)
     if live.any():
-        z[live] = own[live] / scale[live]
-        all_null = np.sort(np.abs(null[:, live] / scale[live]).ravel())
+        z[live] = own[live] / np.sqrt(total[live] / draws)
+        # Each draw over the root mean square of all others, as the template is: else that of few draws is of less
+        # use to the draws than to the template.
+        rest = np.sqrt(np.maximum(total[live] - squares[:, live], 1e-12 * total[live]) / (draws - 1))
+        all_null = np.sort((np.abs(null[:, live]) / rest).ravel())
         above = all_null.size - np.searchsorted(all_null, np.abs(z[live]), side="left")
         p[live] = false_discovery_control((1 + above) / (1 + all_null.size))
     return z, p

@@ -34,6 +34,7 @@ _TOLD_APART = 1e-3
 # Harmonics at the most; each is two waves.
 MOST_HARMONICS = 2048
 _OFFSETS_AT_ONCE = 256
+_TOO_SMALL = "The scan is too small to tell what repeats with the cell; give a cell of which it holds one at least."
 
 
 def offset_scan(
@@ -133,6 +134,7 @@ def offset_scan(
 
     if not (values[:, where].std(1) > 0).all():
         raise TemplateError("A template is constant over the probe positions used, so that nothing moves with it.")
+    _require_cell(places, vectors, steps)
     harmonics, coefficients, unexplained = _harmonics(values.reshape(len(values), -1), places, vectors, steps)
     waves = np.empty((2 * len(harmonics), *counts.shape[:2]))
     phase = np.tensordot(harmonics, np.stack([y, x]), 1)
@@ -213,6 +215,15 @@ def _harmonics(values: Array, places: Array, vectors: Array, steps: Array) -> tu
     return every[keep], solved[:number].T - 1j * solved[number:].T, left
 
 
+def _require_cell(places: Array, vectors: Array, steps: Array) -> None:
+    """Raise unless there are probe positions in every part of the cell."""
+    numbers = [max(1, int(np.linalg.norm(v) / (3 * steps.max()))) for v in vectors]
+    fractions = (places @ np.linalg.inv(vectors) + 1e-9) % 1.0
+    bins = np.minimum((fractions * numbers).astype(int), np.array(numbers) - 1)
+    if len(np.unique(bins @ [numbers[1], 1])) < numbers[0] * numbers[1]:
+        raise InputError(_TOO_SMALL)
+
+
 def _power(values: Array, places: Array, harmonics: Array) -> Array:
     """Variance of templates (template, probe) in each harmonic by itself."""
     power = np.empty((len(values), len(harmonics)))
@@ -226,9 +237,7 @@ def _power(values: Array, places: Array, harmonics: Array) -> Array:
 def _solved(products: Array, cross: Array) -> Array:
     weights, axes = np.linalg.eigh(products)
     if weights[0] < _TOLD_APART * weights[-1]:
-        raise InputError(
-            "The scan is too small to tell the harmonics of the cell apart; give a cell of which it holds one at least."
-        )
+        raise InputError(_TOO_SMALL)
     return axes @ ((axes.T @ cross) / weights[:, None])
 
 
