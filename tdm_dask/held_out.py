@@ -140,7 +140,9 @@ def _require_variation(part: SecondMoments, names: Sequence[Any], where: str) ->
     spread = np.sqrt(np.diag(part.products)[-len(names) :] / part.n)
     for name, of_template in zip(names, spread, strict=True):
         if of_template <= 1e-9:  # of a template that is standardised over all blocks
-            raise TemplateError(f"Template {name!r} is constant {where}; choose a scan_region with sites in each half.")
+            raise TemplateError(
+                f"Template {str(name)!r} is constant {where}; choose a scan_region with sites in each half."
+            )
 
 
 def _path(half: Any, region: np.ndarray, method: Method, options: RidgeOptions) -> RidgePath:

@@ -253,8 +253,6 @@ def dense_curve(counts, templates, used, region, lambdas, rows, columns, gain=No
 @pytest.mark.parametrize("layout", ["numpy", "chunked", "store"])
 def test_the_curve_equals_masks_derived_block_by_block(layout, gain, tmp_path):
     counts, templates = dataset()
-    counts[..., 0, 0] = 0
-    counts[2, 2, 0, 0] = 3  # seen in one block alone: constant wherever that one is left out
     counts[..., 0, 1] = 7
     used = np.ones((16, 18), bool)
     used[:2] = False
@@ -282,6 +280,20 @@ def test_the_curve_equals_masks_derived_block_by_block(layout, gain, tmp_path):
     assert curve["own"].dims == ("regularisation", "template")
     assert curve["R"].dims == ("regularisation", "image", "template")
     assert curve["image"].values.tolist() == ["kind 0", "kind 1", "kind 2"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_with_counts_in_one_block_alone_are_constant_where_it_is_left_out(seed):
+    counts, templates = dataset(seed=seed)
+    rng = np.random.default_rng(seed)
+    counts[..., 0, :] = 0
+    for pixel in range(6):
+        counts[rng.integers(0, 8, 2), rng.integers(0, 9, 2), 0, pixel] = rng.integers(1, 9, 2)
+    lambdas = (0.001, 0.1)
+    curve = regularisation_curve(tdm.label_counts(counts), labelled(templates), lambdas=lambdas)
+    used = np.ones((16, 18), bool)
+    r, _ = dense_curve(counts, templates, used, np.ones((5, 6)), lambdas, (0, 8, 16), (0, 9, 18))
+    np.testing.assert_allclose(curve["R"], r, atol=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["both", "R", "excess"])
