@@ -144,7 +144,7 @@ def _pair(values: Sequence[float | None]) -> tuple[float, float] | None:
 
 
 # HyperSpy's metadata convention: place, our name, factor to our unit (keV, nA, mrad, s).
-_HYPERSPY_FACTS = (
+HYPERSPY_FACTS = (
     ("Acquisition_instrument.TEM.beam_energy", "energy_eV", 1e3),
     ("Acquisition_instrument.TEM.beam_current", "beam_current_A", 1e-9),
     ("Acquisition_instrument.TEM.convergence_angle", "semi_angle_mrad", 1.0),
@@ -162,7 +162,7 @@ def acquisition_facts(metadata: Mapping[str, Any]) -> dict[str, float]:
     {'energy_eV': 300000.0}
     """
     facts: dict[str, float] = {}
-    for place, name, factor in _HYPERSPY_FACTS:
+    for place, name, factor in HYPERSPY_FACTS:
         value: Any = metadata
         for key in place.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
