@@ -115,7 +115,7 @@ def held_out_cross_talk(
     if tuple(options.blocks) != RidgeOptions.blocks:
         raise InputError("Lambda is chosen on 2 x 2 blocks of each half; leave the blocks out.")
     problem = RidgeProblem.of(counts, template, detector_region, scan_region)
-    edges = block_edges(problem.used, counts.shape[:2], _GRID)
+    edges = block_edges(problem.used, (counts.sizes["y"], counts.sizes["x"]), _GRID)
     parts = block_moments(counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts)
     grid = np.full(_GRID, None, dtype=object)
     for place, part in parts.compute().items():

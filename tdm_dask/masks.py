@@ -167,7 +167,8 @@ def derive_mask(
     -------
     DataArray, dims ([template,] ky, kx)
         The mask, which carries `mean`, `std`, `n` and `detector_region` as coordinates and the scan region as an
-        attribute, so that an image from D_hat is defined over any scan.
+        attribute, so that an image from D_hat is defined over any scan. A ridge mask carries its `regularisation` and
+        the Pearson correlations `rho` as well.
 
     Raises
     ------

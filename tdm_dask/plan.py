@@ -26,11 +26,12 @@ from .detectors import parse_detector
 from .errors import DiskFullError, MemoryLimitError
 from .lazy import runs, source_of
 from .passes import SPLIT_EVERY
-from .probe import SLOW_SECONDS, TRIAL_PART, Rate, try_images, try_moments
+from .probe import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
 from .progress import Stage, silent
 from .recipe_file import Recipe
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .resources import Resources, resources
+from .second_moments import ROWS
 from .shards import RANGE_BYTES, choose_shards
 from .statistics import detector_weights
 from .storage import within
@@ -456,12 +457,36 @@ def _correlate(request: Request, scan: _Scan, seconds: float) -> StagePlan:
     weights = detector_weights(counts, region)
     pixels = None if (weights > 0).all() else weights > 0
     number = templates.sizes[TEMPLATE]
+    if request.recipe.masks.method == "ridge":
+        return _ridge(request, scan, templates, weights > 0, seconds)
     rate = try_moments(scan.tried, pixels, number, seconds)
     lazy = tdm.correlate(counts, templates, detector_region=region, scan_region=request.scan_region)
     # Sums and squares, and the products with every template; two copies while they are handed on, and those that wait
     # to be merged.
     state = (number + 3) * FLOAT * int(np.prod(_window_shape(scan.tried, pixels)))
     return scan.planned("correlate", pixels, rate, lazy, 2 * state, SPLIT_EVERY * state + 4 * templates.nbytes)
+
+
+def _ridge(request: Request, scan: _Scan, templates: xr.DataArray, pixels: np.ndarray, seconds: float) -> StagePlan:
+    counts, asked = scan.counts, request.recipe.masks
+    region = request.detector_region(counts)
+    lazy = tdm.derive_mask(
+        counts,
+        templates,
+        method="ridge",
+        solver="gram",
+        detector_region=region,
+        scan_region=request.scan_region,
+        **asked.ridge,
+    )
+    rate = try_gram(scan.tried, pixels, templates.sizes[TEMPLATE], seconds)
+    q = int(pixels.sum())
+    blocks = 4 if asked.regularisation in (None, "cross-validated") else 1
+    # Of every block of the scan that a task reaches: half a symmetric matrix, and rows that wait for their products.
+    state = blocks * (FLOAT * q * q // 2 + ROWS * q * FLOAT // 2)
+    # Two are merged to a third; at the end, the matrices of all blocks are whole, and one sum of them is decomposed.
+    last = (blocks + 6) * FLOAT * q * q
+    return scan.planned("correlate", pixels, rate, lazy, state, max(3 * state, last) + 4 * templates.nbytes)
 
 
 def _images(request: Request, scan: _Scan, seconds: float) -> StagePlan:

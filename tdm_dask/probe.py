@@ -21,6 +21,8 @@ from .blocks import Block, Source, Window
 from .passes import run_pass
 from .reductions import Images, Masks, Moments, Reduction, State
 from .resources import cores
+from .second_moments import Gram
+from .whole_patterns import Region
 
 # A trial goes through this part of the scan at most, but for one piece on every thread: short runs have short trials.
 TRIAL_PART = 0.05
@@ -56,6 +58,10 @@ class _Flat:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    @property
+    def values(self) -> range:
+        return range(self.number)
+
     def weights(self, y: slice, x: slice, used: np.ndarray | None) -> np.ndarray:
         n = (y.stop - y.start) * (x.stop - x.start) if used is None else int(used.sum())
         return np.ones((self.number, n))
@@ -84,6 +90,11 @@ def try_moments(source: Source, pixels: np.ndarray | None, templates: int, secon
     """Try what correlating with a number of templates takes."""
     exact = source.dtype.kind in "ub" and source.dtype.itemsize <= 2
     return _try_pass(source, pixels, Moments(source.detector_window(pixels), exact), _Flat(templates), seconds)
+
+
+def try_gram(source: Source, pixels: np.ndarray, templates: int, seconds: float) -> Rate:
+    """Try what the matrix of some pixels, with a number of templates, takes."""
+    return _try_pass(source, pixels, Gram(), Region(pixels, _Flat(templates)), seconds)
 
 
 def try_images(source: Source, pixels: np.ndarray | None, masks: int, seconds: float) -> Rate:

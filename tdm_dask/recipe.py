@@ -1,8 +1,8 @@
 """Whole analyses from one recipe, stage by stage, written with the package's public names alone.
 
-The counts are read three times: to convert them, to correlate every pixel with every template, and to apply
-every mask; descan takes two more, to measure it and for the mean pattern. Each stage is stored before the next begins,
-and a second run of the same recipe takes up the stages that are there.
+The counts are read three times: to convert them, to correlate every pixel with every template (for ridge masks, with
+every other pixel too), and to apply every mask; descan takes two more, to measure it and for the mean pattern. Each
+stage is stored before the next begins, and a second run of the same recipe takes up the stages that are there.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RecipeResult:
         The mean pattern (ky, kx).
     masks : xarray.Dataset
         `detectors` (detector, ky, kx); where the recipe has templates, `mask` and `rho` (template, ky, kx),
-        `mean` and `std` (ky, kx) and `templates` (template, y, x).
+        `mean` and `std` (ky, kx), `templates` (template, y, x), and `regularisation` of ridge masks.
     images : xarray.Dataset
         `virtual` (detector, y, x) and `image` (template, y, x), as far as the recipe asks for them.
     evaluation : xarray.Dataset
@@ -228,14 +228,21 @@ def _masks(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Dataset:
     for note in notes:
         warnings.warn(str(note.message), stacklevel=2)
     region = request.detector_region(counts)
-    lazy = tdm.correlate(counts, templates, detector_region=region, scan_region=request.scan_region)
-    correlation = clock.run("correlate", counts.nbytes, lazy.compute)
-    mask = tdm.derive_mask(correlation, method=plan.masks.method)
-    found["mask"] = mask.drop_vars(["mean", "std", "n", "detector_region"])
-    for name in ("rho", "mean", "std", "n", "detector_region"):
-        found[name] = correlation[name]
+    regions = {"detector_region": region, "scan_region": request.scan_region}
+    made: xr.DataArray | xr.Dataset
+    if plan.masks.method == "ridge":
+        lazy = tdm.derive_mask(counts, templates, method="ridge", solver="gram", **regions, **plan.masks.ridge)
+        made = mask = clock.run("correlate", counts.nbytes, lazy.compute)
+    else:
+        made = clock.run("correlate", counts.nbytes, tdm.correlate(counts, templates, **regions).compute)
+        mask = tdm.derive_mask(made, method=plan.masks.method)
+    beside = ["rho", "mean", "std", "n", "detector_region"]
+    beside += ["regularisation"] if plan.masks.method == "ridge" else []
+    found["mask"] = mask.drop_vars(beside, errors="ignore")
+    for name in beside:
+        found[name] = made[name].variable
     found["templates"] = templates
-    return found.assign_attrs(correlation.attrs, notes=[str(note.message) for note in notes])
+    return found.assign_attrs(made.attrs, notes=[str(note.message) for note in notes])
 
 
 def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, stored: xr.Dataset, clock: _Clock) -> xr.Dataset:

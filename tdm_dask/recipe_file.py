@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .axes import quantity, quantity_pair
-from .errors import RecipeError
+from .errors import InputError, RecipeError
+from .ridge import RidgeOptions
 from .storage import check_address
 
 Quantity = float | str
@@ -101,14 +102,33 @@ class TemplatesSection:
 
 @dataclass(frozen=True)
 class MasksSection:
-    """How masks are derived, from which detector pixels and which probe positions."""
+    """How masks are derived, from which detector pixels and which probe positions.
 
-    method: Literal["pearson", "mean-scaled"] = "pearson"
+    The last four are of ridge masks alone: options of `tdm_dask.derive_mask`.
+    """
+
+    method: Literal["pearson", "mean-scaled", "ridge"] = "pearson"
     within: str | None = None
     scan_region: Mapping[str, Sequence[int]] | None = None
+    regularisation: float | str | None = None
+    objective: Literal["both", "R", "excess"] | None = None
+    separate: bool | None = None
+    gain: float | None = None
+
+    @property
+    def ridge(self) -> dict[str, Any]:
+        """Options of ridge masks that are given."""
+        options = {name: getattr(self, name) for name in ("regularisation", "objective", "separate", "gain")}
+        return {name: value for name, value in options.items() if value is not None}
 
     def __post_init__(self) -> None:
-        _one_of(self.method, ("pearson", "mean-scaled"), "[masks] method")
+        _one_of(self.method, ("pearson", "mean-scaled", "ridge"), "[masks] method")
+        if self.ridge and self.method != "ridge":
+            raise RecipeError(f'[masks] {min(self.ridge)} goes with method = "ridge" alone; leave it out.')
+        try:
+            RidgeOptions.given(self.ridge)
+        except InputError as error:
+            raise RecipeError(f"[masks] {error}") from None
         for dim, ends in (self.scan_region or {}).items():
             _one_of(dim, ("y", "x"), "A key of [masks] scan_region")
             if not (isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)):

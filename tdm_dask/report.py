@@ -27,7 +27,7 @@ from .shards import put
 from .storage import resolve, within
 from .words import bytes_text, time_text
 
-METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled"}
+METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled", "ridge": "ridge"}
 PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettasciio")
 
 
@@ -161,7 +161,7 @@ def _content(result: RecipeResult, plan: Plan | None, figures: dict[str, Path]) 
         "kinds": [str(kind) for kind in result.evaluation["template"].values] if "R" in result.evaluation else [],
         "table": list(_table(result)) if "R" in result.evaluation else [],
         "pairs": [(name, pictures[f"image_{name}"], pictures[f"mask_{name}"]) for name in names],
-        "mean_scaled": result.recipe.masks.method == "mean-scaled",
+        "method": result.recipe.masks.method,
         "recipe": result.recipe.text.strip(),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
         + f", Python {platform.python_version()}",
@@ -211,13 +211,26 @@ def _steps(result: RecipeResult) -> Iterator[str]:
     within = f", within {recipe.masks.within}" if recipe.masks.within else ""
     ranges = [f"{dim} {ends[0]}:{ends[1]}" for dim, ends in (recipe.masks.scan_region or {}).items()]
     part = f", from the probe positions {' and '.join(ranges)} alone" if ranges else ""
+    ridge = recipe.masks.method == "ridge"
     yield (
-        "Correlated the image of every detector pixel with every template, in one read of the counts, "
-        f"and derived {METHODS[recipe.masks.method]} masks{within}{part}{_time(took, 'correlate')}."
+        f"Correlated the image of every detector pixel with every template{' and every other pixel' * ridge}, in one "
+        f"read of the counts, and derived {METHODS[recipe.masks.method]} masks{within}{part}"
+        f"{_time(took, 'correlate')}.{' ' + _ridge_text(result) if ridge else ''}"
     )
     how = "standardised counts" if recipe.images.normalisation == "standardised" else "the counts as they are"
     beside = f", and {detectors} to the counts as they are" if detectors else ""
     yield f"Applied the masks to {how}{beside}, in one more read{_time(took, 'images')}."
+
+
+def _ridge_text(result: RecipeResult) -> str:
+    asked, found = result.recipe.masks, float(result.masks["regularisation"])
+    after = {"both": "R and excess both", "R": "R", "excess": "excess"}[asked.objective or "both"]
+    chosen = f"lambda {found:.3g}"
+    if asked.regularisation in (None, "cross-validated"):
+        chosen += f", chosen for {after} by cross-validation on 2 × 2 blocks of the scan"
+    noise = ", which weighs pixels by their counting noise" if asked.gain is not None else ""
+    apart = "; every image answers to no template but its own where masks were derived" if asked.separate else ""
+    return f"The masks solve for all templates together, by the matrix of the pixels, with {chosen}{noise}{apart}."
 
 
 def _length(value: float | str | None) -> str:

@@ -100,6 +100,11 @@ def read_request(recipe: str | Path | Mapping[str, Any] | Recipe) -> Request:
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = Request(plan, _sites(plan))
     _check_detectors(plan)
+    if plan.masks.separate and plan.templates is not None and plan.templates.all_name:
+        raise RecipeError(
+            "[masks] separate does not go with [templates] all_name, for all columns are the sum of their kinds and "
+            "cannot be told apart from them; leave one of the two out."
+        )
     if is_store(plan.source_place()) and request.reading:
         raise RecipeError(
             f"[source] {min(request.reading)} does not go with the store {plan.source_place()}; leave it out."

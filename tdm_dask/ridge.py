@@ -14,7 +14,6 @@ is counting noise.
 from __future__ import annotations
 
 import functools
-import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -108,11 +107,11 @@ class RidgeOptions:
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < value < np.inf
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(0 < value < np.inf)
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def ridge_masks(
@@ -122,7 +121,7 @@ def ridge_masks(
     problem = RidgeProblem.of(counts, template, detector_region, scan_region)
     if _solver(problem, options) == "gram":
         found = _from_matrix(problem, options)
-        values = {name: found[name] for name in ("mask", "mean", "std", "n", LAMBDA)}
+        values = {name: found[name] for name in ("mask", "rho", "mean", "std", "n", LAMBDA)}
         facts: dict[str, Any] = {"solver": "gram", "reads": 1}
     else:
         values, facts = _by_gradients(problem, options)
@@ -131,7 +130,8 @@ def ridge_masks(
     mask = mask.assign_coords(dataset.coords).assign_coords({k: dataset[k].variable for k in ("mean", "std", "n")})
     region = (DETECTOR, problem.weights, {"long_name": "weight of the detector region"})
     scale = ((), values[LAMBDA], {"long_name": "lambda of the ridge mask, in units of the diagonal", "units": "1"})
-    mask = mask.assign_coords({"detector_region": region, LAMBDA: scale})
+    rho = (mask.dims, values["rho"], {"long_name": "Pearson correlation", "units": "1"})
+    mask = mask.assign_coords({"detector_region": region, LAMBDA: scale, "rho": rho})
     mask.attrs = {**dataset.attrs, "method": "ridge", "units": "1", "long_name": "ridge mask", **facts}
     if TEMPLATE not in template.dims:
         return mask[0].rename("mask")
@@ -267,12 +267,14 @@ def _from_matrix(
 ) -> dict[str, np.ndarray | da.Array]:
     """Masks and what cross-validation found, from the products of all pixels with all in one read."""
     chosen = isinstance(options.regularisation, str)
-    shape = problem.counts.shape
-    edges = block_edges(problem.used, shape[:2], options.blocks) if chosen else ((0, shape[0]), (0, shape[1]))
+    ny, nx, *detector = problem.counts.shape
+    edges = block_edges(problem.used, (ny, nx), options.blocks) if chosen else ((0, ny), (0, nx))
     parts = block_moments(problem.counts.data, problem.templates, problem.used, problem.pixels, edges, problem.shifts)
     result = delayed(_solved, pure=True)(parts, problem.weights, options, tuple(lambdas))
     templates, number = len(problem.names), len(lambdas)
-    shapes = {"mask": (templates, *shape[2:]), "mean": shape[2:], "std": shape[2:], "n": (), LAMBDA: ()}
+    pattern, maps = tuple(detector), (templates, *detector)
+    shapes: dict[str, tuple[int, ...]] = {"mask": maps, "rho": maps, "mean": pattern, "std": pattern}
+    shapes |= {"n": (), LAMBDA: ()}
     if chosen:
         square = (number, templates, templates)
         shapes |= {"R": square, "G": square, "own": square[:2], "excess": square[:2], "loss": square[:1]}
@@ -290,7 +292,7 @@ def _solved(
     blocks, pixels = list(parts.values()), weights > 0
     path, found = chosen_path(blocks, weights[pixels], options, lambdas)
     found |= {LAMBDA: np.asarray(path.lambdas[0]), "n": np.asarray(sum(b.n for b in blocks), np.int64)}
-    for name, values in (("mask", path.weights[0]), ("mean", path.mean), ("std", path.std)):
+    for name, values in (("mask", path.weights[0]), ("rho", path.rho), ("mean", path.mean), ("std", path.std)):
         found[name] = np.zeros((*values.shape[:-1], *pixels.shape))
         found[name][..., pixels] = values
     return found
@@ -381,7 +383,7 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
         weights = separated(weights, rho, standard @ standard.T / standard.shape[1])
     mask = np.zeros((number, *pixels.shape))
     mask[:, pixels] = weights
-    values = {name: first[name] for name in ("mean", "std", "n")} | {"mask": mask, LAMBDA: np.asarray(penalty)}
+    values = {name: first[name] for name in ("rho", "mean", "std", "n")} | {"mask": mask, LAMBDA: np.asarray(penalty)}
     return values, {"solver": "conjugate-gradients", "reads": len(history), "residuals": history}
 
 

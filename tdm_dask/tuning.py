@@ -21,6 +21,7 @@ from .lazy import as_dask, cores, scan_chunks, source_of
 from .masks import NORMALISATION_OF, Method, Normalisation, apply_mask, check_normalisation, derive_mask
 from .regions import bin as bin_counts
 from .regions import crop, descanned, dtype_of_sums, zeroed
+from .ridge import RidgeOptions
 from .statistics import (
     counts_facts,
     descan_shifts,
@@ -123,6 +124,7 @@ def column_images(
     scan_region: Any = None,
     normalisation: Normalisation | None = None,
     persist: bool = False,
+    **ridge: Any,
 ) -> xr.Dataset:
     """Masks from templates and the images that they make, computed: the exact answer after tuning on a `proxy`.
 
@@ -138,12 +140,15 @@ def column_images(
     detector_region, scan_region
         As in `correlate`. Images are of the whole scan.
     normalisation : {"none", "standardised"}, optional
-        As in `apply_mask`. By default the one that belongs to the method: "standardised" to "pearson", "none" to
-        "mean-scaled".
+        As in `apply_mask`. By default the one that belongs to the method: "standardised" to "pearson" and "ridge",
+        "none" to "mean-scaled".
     persist : bool, default False
         Read the counts of the region into memory, once, and make both products from there: one read instead of two,
         for the memory of a `proxy` of the region. Equal to the precision of a mask (4e-7), for sums are then taken in
         another order.
+    **ridge
+        Options of ridge masks, as in `derive_mask`. Conjugate gradients read more often, and from memory with
+        `persist`.
 
     Returns
     -------
@@ -175,15 +180,21 @@ def column_images(
     counts = check_counts(counts)
     if normalisation is not None:
         check_normalisation(normalisation)
+    regions = {"detector_region": detector_region, "scan_region": scan_region}
+    persist = persist and not isinstance(counts.data, np.ndarray)
     # What cannot work is refused here, before anything lazy is read.
-    mask = derive_mask(counts, template, method=method, detector_region=detector_region, scan_region=scan_region)
+    if persist and method == "ridge":
+        RidgeOptions.given(ridge)
+        derive_mask(counts, template, **regions)  # a ridge mask might be one that reads at once
+    else:
+        mask = derive_mask(counts, template, method=method, **regions, **ridge)
     normalisation = normalisation or NORMALISATION_OF[method]
-    if persist and not isinstance(counts.data, np.ndarray):
+    if persist:
         weights = detector_weights(counts, detector_region)
         window = bounding_box(weights > 0)
         kept = _in_memory(counts, weights, 1, "persist=True", "persist=False, which reads twice", may_bin=False)
-        part = derive_mask(kept, template, method=method, detector_region=weights[window], scan_region=scan_region)
-        part = part.compute()
+        regions["detector_region"] = weights[window]
+        part = derive_mask(kept, template, method=method, **regions, **ridge).compute()
         image = apply_mask(kept, part, normalisation=normalisation)
         mask = _on_detector(part, kept, counts, window)
     else:

@@ -71,6 +71,25 @@ def test_a_plan_says_what_will_be_read_of_a_store(scan, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_for_ridge_masks_tries_the_matrix_and_counts_its_memory(scan, tmp_path):
+    recipe = {**scan[1], "masks": {"within": "disk:16", "method": "ridge"}}
+    made = plan_recipe(recipe, tmp_path / "out", seconds=0.1)
+    assert [stage.name for stage in made.stages] == ["correlate", "images"]
+    matrix = 8 * int((tdm.disk(_calibrated(scan), 16.0) > 0).sum()) ** 2
+    one = plan_recipe({**recipe, "masks": {**recipe["masks"], "regularisation": 0.1}}, tmp_path / "out", seconds=0.1)
+    # Of four blocks of the scan beside one: their matrices, whole in the end, half of each in every task.
+    assert made.stages[0].shared_bytes - one.stages[0].shared_bytes >= 3 * matrix
+    assert made.stages[0].task_bytes - one.stages[0].task_bytes >= 1.5 * matrix
+    # A region that the matrix cannot hold is refused before anything is converted.
+    with pytest.raises(MemoryLimitError, match="at most 4096 pixels are taken"):
+        plan_recipe({**recipe, "masks": {"within": "disk:60", "method": "ridge"}}, tmp_path / "out", seconds=0.1)
+
+
+def _calibrated(scan):
+    counts = tdm.open(scan[0] / "scan.zarr")
+    return tdm.calibrate(counts, **scan[1]["calibration"])
+
+
 class Tasks(Callback):
     def __init__(self):
         super().__init__()
@@ -80,8 +99,10 @@ class Tasks(Callback):
         self.done += 1
 
 
-def test_as_many_tasks_are_run_as_were_planned(scan, tmp_path):
-    made = plan_recipe(scan[1], tmp_path / "out", seconds=0.1)
+@pytest.mark.parametrize("masks", [{"within": "disk:50"}, {"within": "disk:10", "method": "ridge"}])
+def test_as_many_tasks_are_run_as_were_planned(scan, masks, tmp_path):
+    recipe = {**scan[1], "masks": masks}
+    made = plan_recipe(recipe, tmp_path / "out", seconds=0.1)
     tasks = {}
 
     @contextmanager
@@ -90,7 +111,7 @@ def test_as_many_tasks_are_run_as_were_planned(scan, tmp_path):
             yield
         tasks[name] = counted.done
 
-    run_recipe(scan[1], tmp_path / "out", stage=stage)
+    run_recipe(recipe, tmp_path / "out", stage=stage)
     for planned in made.stages:
         # The masks are read from the results by some more.
         assert planned.tasks <= tasks[planned.name] <= planned.tasks + 20
@@ -198,8 +219,10 @@ print(json.dumps([made.worker_bytes, 1024 * int(status["VmHWM"].split()[0])]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process its peak memory since it began")
-def test_a_run_stays_within_the_memory_that_was_planned(scan, tmp_path):
-    command = [sys.executable, "-c", MEMORY, json.dumps(scan[1]), str(tmp_path / "out")]
+@pytest.mark.parametrize("masks", [{"within": "disk:50"}, {"within": "disk:25", "method": "ridge"}])
+def test_a_run_stays_within_the_memory_that_was_planned(scan, masks, tmp_path):
+    recipe = {**scan[1], "masks": masks}
+    command = [sys.executable, "-c", MEMORY, json.dumps(recipe), str(tmp_path / "out")]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     planned, taken = json.loads(ended.stdout)
     assert taken <= 1.1 * planned

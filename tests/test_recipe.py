@@ -223,6 +223,39 @@ def test_mean_scaled_masks_are_applied_to_the_counts_as_they_are(tmp_path, dense
     close(result.images["image"].values.reshape(2, -1), (dense.reshape(-1, 38 * 38) @ expected.T).T)
 
 
+@pytest.mark.parametrize("options", [{}, {"regularisation": 0.3, "separate": True, "gain": 1.0}])
+def test_ridge_masks_are_those_of_derive_mask_and_take_one_read(options, tmp_path, monkeypatch):
+    from tdm_dask.blocks import Shards
+
+    reads = []
+    blocks = Shards.blocks
+
+    def counted(self, *args, **kwargs):
+        reads.append(stages.names[-1])
+        return blocks(self, *args, **kwargs)
+
+    monkeypatch.setattr(Shards, "blocks", counted)
+    stages = Stages()
+    masks = {"method": "ridge", "within": "disk:20", "scan_region": {"y": [0, 30]}, **options}
+    made = run_recipe(asking(masks=masks), tmp_path / "out", stage=stages)
+    assert reads == ["correlate", "images"]
+    again = run_recipe(asking(masks=masks), tmp_path / "out", stage=stages)
+    assert reads == ["correlate", "images"]
+    xr.testing.assert_identical(again.masks, made.masks)
+    region = tdm.disk(made.counts, 20.0)
+    part = (slice(0, 30), slice(None))
+    expected = tdm.derive_mask(
+        made.counts, made.masks.templates, method="ridge", detector_region=region, scan_region=part, **options
+    ).compute()
+    close(made.masks["mask"].values, expected.values)
+    close(made.masks["rho"].values, expected["rho"].values)
+    assert float(made.masks["regularisation"]) == float(expected["regularisation"])
+    image = tdm.apply_mask(made.counts, expected, normalisation="standardised")
+    close(made.images["image"].values, image.values)
+    pearson = run_recipe(asking(masks={**masks, "method": "pearson"} if not options else {}), tmp_path / "pearson")
+    assert float(made.evaluation["excess"].max()) < float(pearson.evaluation["excess"].max())
+
+
 def test_a_partial_template_is_derived_in_its_region_and_applied_everywhere(tmp_path, dense):
     recipe = asking(masks={"scan_region": {"y": [4, 36], "x": [0, 19]}})
     result = run_recipe(recipe, tmp_path / "out")
@@ -255,6 +288,20 @@ def test_sites_far_outside_the_scan_are_named(tmp_path):
         ({"mask": {}}, RecipeError, 'did you mean "masks"'),
         ({"masks": {"metod": "pearson"}}, RecipeError, 'did you mean "method"'),
         ({"masks": {"method": "magic"}}, RecipeError, '"pearson" or "mean-scaled"'),
+        ({"masks": {"separate": True}}, RecipeError, '[masks] separate goes with method = "ridge" alone'),
+        ({"masks": {"method": "ridge", "regularisation": "some"}}, RecipeError, "[masks] The regularisation is 'some'"),
+        ({"masks": {"method": "ridge", "regularisation": 0}}, RecipeError, "expected a positive number"),
+        ({"masks": {"method": "ridge", "objective": "best"}}, RecipeError, "[masks] The objective is 'best'"),
+        ({"masks": {"method": "ridge", "gain": -1}}, RecipeError, "[masks] The gain is -1"),
+        ({"masks": {"method": "ridge", "separate": 1}}, RecipeError, "expected true or false"),
+        (
+            {
+                "masks": {"method": "ridge", "separate": True},
+                "templates": {"sites": {"Li": SITES["Li"]}, "sigma": 0.3, "all_name": "all"},
+            },
+            RecipeError,
+            "all_name",
+        ),
         ({"masks": {"scan_region": {"z": [0, 1]}}}, RecipeError, '"y" or "x"'),
         ({"masks": {"scan_region": {"y": [0]}}}, RecipeError, "first, last"),
         ({"masks": []}, RecipeError, "must be a table"),

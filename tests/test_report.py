@@ -69,6 +69,33 @@ def test_the_page_says_what_was_done_with_numbers_and_units(made):
     assert "A high R is not evidence that the atoms are there" in page
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            'objective = "excess"',
+            r"with lambda [\d.]+, chosen for excess by cross-validation on 2 × 2 blocks of the scan\.",
+        ),
+        (
+            "regularisation = 0.25\nseparate = true\ngain = 1",
+            r"with lambda 0\.25, which weighs pixels by their counting noise; every image answers to no template but",
+        ),
+    ],
+    ids=["chosen", "given"],
+)
+def test_the_page_says_how_ridge_masks_were_found(options, words, tmp_path):
+    text = DEMO.read_text(encoding="utf-8").replace("lifepo4_001", f"{DEMO.parent}/lifepo4_001")
+    assert 'method = "pearson"\n' in text
+    recipe = tmp_path / "recipe.toml"
+    text = text.replace('method = "pearson"\n', f'method = "ridge"\n{options}\n').replace('all_name = "all"\n', "")
+    recipe.write_text(text, encoding="utf-8")
+    page = write_report(run_recipe(recipe, tmp_path / "out")).page.read_text(encoding="utf-8")
+    assert "every template and every other pixel, in one read of the counts, and derived ridge masks" in page
+    assert re.search(words, page)
+    assert "weights of the pixels&rsquo; standardised counts" in page
+    assert "Values of a mask are correlations" not in page
+
+
 def test_the_table_of_the_page_and_the_csv_hold_the_evaluation(made):
     result, report = made
     page = report.page.read_text(encoding="utf-8")
