@@ -114,7 +114,8 @@ def template_influence(
         _influence(images, kind, each, kinds[kind], None if elsewhere is None else elsewhere[kind], radius)
         for kind, each in moved.items()
     ]
-    return xr.concat(rows, xr.Variable(KIND, list(moved)), join="outer")
+    together = xr.concat(rows, xr.Variable(KIND, list(moved)), join="outer")
+    return together.sel({ALTERNATIVE: list(dict.fromkeys(name for each in moved.values() for name in each))})
 
 
 def _alternatives(

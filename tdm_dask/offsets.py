@@ -191,6 +191,7 @@ def _harmonics(values: Array, places: Array, vectors: Array, steps: Array) -> tu
                 if needed > 0:
                     keep[order[: np.searchsorted(np.cumsum(power[order]), needed) + 1]] = True
         if not keep.any():
+            left = 1 - np.minimum(rough.sum(1), 1)
             break
         if keep.sum() > MOST_HARMONICS:
             raise InputError(
@@ -264,35 +265,35 @@ def _scan(coefficients: Any, harmonics: Array, shifts: Array, forms: _Forms) -> 
     names = ("response", "own_response", "image_correlation", "overlap")
     result = {name: np.zeros((templates, offsets)) for name in names}
 
-    def standard(vectors: Array) -> Array:
-        spread = np.sqrt(np.maximum(_form(vectors, forms.products), 0.0))[:, None]
-        return np.divide(vectors, spread, where=spread > 1e-9, out=np.zeros_like(vectors))
+    def standard(vectors: Array) -> tuple[Array, Array]:
+        """Templates of variance 1, and their covariances with the waves."""
+        covariances = vectors @ forms.products
+        spread = np.sqrt(np.maximum((covariances * vectors).sum(1), 0.0))[:, None]
+        scale = np.divide(1.0, spread, where=spread > 1e-9, out=np.zeros_like(spread))
+        return vectors * scale, covariances * scale
 
     # A template Re(c e^(2 pi i g r)) as weights of cosines and sines.
-    assumed = standard(np.concatenate([coefficients.real, -coefficients.imag], 1))
+    assumed, _ = standard(np.concatenate([coefficients.real, -coefficients.imag], 1))
     for first in range(0, offsets, _OFFSETS_AT_ONCE):
         part = slice(first, first + _OFFSETS_AT_ONCE)
         turned = np.exp(-2j * np.pi * (shifts[part] @ harmonics.T))
         for t in range(templates):
             c = turned * coefficients[t]
-            moved = standard(np.concatenate([c.real, -c.imag], 1))
-            squared = _form(moved, forms.responses)
-            variance = _form(moved, forms.images)
-            result["response"][t, part] = np.sqrt(np.maximum(squared, 0.0))
-            result["image_correlation"][t, part] = np.divide(
-                squared, np.sqrt(np.maximum(variance, 0.0)), where=variance > 0, out=np.zeros(len(squared))
-            )
-            result["overlap"][t, part] = moved @ forms.products @ assumed[t]
+            moved, covariances = standard(np.concatenate([c.real, -c.imag], 1))
+            responses = moved @ forms.responses
+            squared = np.maximum((responses * moved).sum(1), 0.0)
+            variance = ((moved @ forms.images) * moved).sum(1)
+            image = np.divide(squared, np.sqrt(np.maximum(variance, 0.0)), where=variance > 0, out=np.zeros(len(moved)))
             others = np.delete(assumed, t, 0)
-            if len(others):
-                explained = moved @ forms.products @ others.T @ np.linalg.pinv(others @ forms.products @ others.T)
-                squared = _form(moved - explained @ others, forms.responses)
-            result["own_response"][t, part] = np.sqrt(np.maximum(squared, 0.0))
+            explained = covariances @ others.T @ np.linalg.pinv(others @ forms.products @ others.T)
+            # The form of the moved template less what others explain of it.
+            own = squared - 2 * (explained * (responses @ others.T)).sum(1)
+            own += ((explained @ (others @ forms.responses @ others.T)) * explained).sum(1)
+            result["response"][t, part] = np.sqrt(squared)
+            result["own_response"][t, part] = np.sqrt(np.maximum(own, 0.0))
+            result["image_correlation"][t, part] = image
+            result["overlap"][t, part] = covariances @ assumed[t]
     return result
-
-
-def _form(vectors: Array, matrix: Array) -> Array:
-    return ((vectors @ matrix) * vectors).sum(1)
 
 
 def _dataset(
@@ -312,16 +313,18 @@ def _dataset(
     together = np.sqrt((result["response"] ** 2).sum(0))
     data["together"] = (dims[1:], together.reshape(grid), {"long_name": "response of all templates", "units": "1"})
     other = result["overlap"] < SAME_PLACE
-    for name, by in (("", "response"), ("own_", "own_response"), ("image_", "image_correlation")):
-        found = [_rank(*row, used) for row in zip(result[by], other, strict=True)]
+    for name, by in (
+        ("", result["response"]),
+        ("own_", result["own_response"]),
+        ("together_", np.broadcast_to(together, other.shape)),
+        ("image_", result["image_correlation"]),
+    ):
+        found = [_rank(*row, used) for row in zip(by, other, strict=True)]
         rank, margin, error = np.array(found).T
         data[f"{name}rank"] = (TEMPLATE, rank, {"units": "1"})
         if name != "image_":
             data[f"{name}margin"] = (TEMPLATE, margin, {"units": "1"})
             data[f"{name}margin_error"] = (TEMPLATE, error, {"units": "1"})
-    found = _rank(together, result["overlap"].mean(0) < SAME_PLACE, used)
-    for name, value in zip(("rank", "margin", "margin_error"), found, strict=True):
-        data[f"together_{name}"] = ((), value, {"units": "1"})
     data["unexplained"] = (TEMPLATE, unexplained, {"units": "1"})
     coords = {
         TEMPLATE: names,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tdm_dask.errors import TemplateError
-from tdm_dask.evaluation import correlations, cross_talk
+from tdm_dask.axes import axis_coordinate
+from tdm_dask.errors import CoordinateError, SiteError, TemplateError
+from tdm_dask.evaluation import correlations, cross_talk, site_contrast
 
 KINDS = ["Li", "Fe", "O"]
 
@@ -76,3 +77,44 @@ def test_missing_patterns_do_not_count(templates):
 def test_images_that_fit_no_template_are_refused(images, sentence, templates):
     with pytest.raises(TemplateError, match=sentence):
         cross_talk(images, templates)
+
+
+def in_angstrom(values) -> xr.DataArray:
+    steps = {d: axis_coordinate(d, n, 0.5, 0.0, "angstrom") for d, n in zip("yx", values.shape[1:], strict=True)}
+    return xr.DataArray(values, {"template": KINDS[: len(values)], **steps}, ("template", "y", "x"))
+
+
+def test_contrast_equals_the_means_and_scatter_at_the_sites():
+    images = in_angstrom(np.random.default_rng(5).random((2, 8, 9)))
+    # On probe positions, and between two: there the image is interpolated.
+    sites = {"Li": [(0.5, 1.0), (2.0, 2.25)], "O": [(1.0, 1.0), (3.0, 4.0), (0.0, 0.5)], "Fe": [(1.5, 3.5)]}
+    found = site_contrast(images, sites)
+    assert found.dims == ("image", "kind")
+    for i, name in enumerate(["Li", "Fe"]):
+        v = images.values[i]
+        at = {
+            "Li": np.array([v[1, 2], 0.5 * (v[4, 4] + v[4, 5])]),
+            "O": np.array([v[2, 2], v[6, 8], v[0, 1]]),
+            "Fe": np.array([v[3, 7]]),
+        }
+        for kind in at:
+            rest = np.concatenate([values for other, values in at.items() if other != kind])
+            expected = (at[kind].mean() - rest.mean()) / rest.std()
+            assert found.sel(image=name, kind=kind).item() == pytest.approx(expected)
+
+
+def test_sites_outside_the_scan_and_missing_patterns_do_not_count():
+    values = np.random.default_rng(5).random((1, 8, 9))
+    sites = {"Li": [(0.5, 1.0)], "O": [(1.0, 1.0), (3.0, 4.0), (2.0, 2.0)], "Fe": [(70.0, 1.0)]}
+    expected = site_contrast(in_angstrom(values), {"Li": sites["Li"], "O": sites["O"][:2]})
+    values[0, 4, 4] = np.nan  # as apply_mask leaves a missing pattern
+    found = site_contrast(in_angstrom(values), sites)
+    assert found.sel(image="Li", kind="Li").item() == pytest.approx(expected.sel(image="Li", kind="Li").item())
+    assert np.isnan(found.sel(image="Li", kind="Fe").item())
+
+
+def test_contrast_needs_sites_and_a_scan_in_angstrom():
+    with pytest.raises(CoordinateError, match="angstrom"):
+        site_contrast(labelled(np.zeros((3, 8, 9))), {"Li": [(1.0, 1.0)]})
+    with pytest.raises(SiteError):
+        site_contrast(in_angstrom(np.zeros((1, 8, 9))), {"Li": [1.0, 2.0, 3.0]})
