@@ -20,6 +20,8 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.errors import CountsError, InputError, MemoryLimitError, TemplateError
+from tdm_dask.plot.ridge import plot_regularisation
+from tdm_dask.plot.style import new_figure
 from tdm_dask.ridge import LAMBDAS, compared, regularisation_curve
 from tdm_dask.ridge_solver import conjugate_gradients_step
 
@@ -528,3 +530,40 @@ def test_counts_that_are_not_finite_are_an_error_where_they_are_used(solver):
         assert np.isfinite(
             tdm.derive_mask(tdm.label_counts(counts), templates, detector_region=region, **options)
         ).all()
+
+
+# ---- the curve, drawn
+
+
+def test_the_curve_is_drawn_with_the_chosen_lambda_marked():
+    counts, templates = dataset()
+    curve = regularisation_curve(tdm.label_counts(counts), labelled(templates), objective="excess")
+    own, excess, loss = plot_regularisation(curve)
+    chosen = float(curve["chosen"])
+    for axes, name in ((own, "own"), (excess, "excess")):
+        assert axes.get_xscale() == "log"
+        assert axes.get_xlabel() == "regularisation λ"
+        *lines, mark = axes.get_lines()
+        assert set(mark.get_xdata()) == {chosen}
+        np.testing.assert_array_equal(np.array([line.get_ydata() for line in lines]).T, curve[name])
+    line, circle, mark = loss.get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), curve["loss"])
+    assert circle.get_xdata() == [chosen]
+    assert circle.get_ydata() == [float(curve["loss"].min())]
+    assert set(mark.get_xdata()) == {chosen}
+    assert loss.get_ylabel() == "loss (excess)"
+    assert loss.get_title(loc="left") == f"chosen: λ = {chosen:.3g}"
+    assert [text.get_text() for text in own.get_legend().get_texts()] == ["kind 0", "kind 1", "kind 2"]
+
+
+def test_the_curve_is_drawn_where_it_is_asked_for():
+    counts, templates = dataset(kinds=1)
+    curve = regularisation_curve(tdm.label_counts(counts), labelled(templates))
+    given = new_figure(4, 2).subplots(1, 2)
+    drawn = plot_regularisation(curve, given)
+    assert list(drawn) == list(given)
+    assert drawn[1].get_ylabel() == "loss (R)"
+    with pytest.raises(InputError, match="3 Axes were given for 2 panels: own, loss"):
+        plot_regularisation(curve, new_figure(4, 2).subplots(1, 3))
+    with pytest.raises(InputError, match=r"lacks \['chosen'\]; expected what regularisation_curve returns"):
+        plot_regularisation(curve.drop_vars("chosen"))
