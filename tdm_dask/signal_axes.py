@@ -17,6 +17,8 @@ from .sources.calibration_facts import angle, clean_unit, is_reciprocal, length
 
 # Units of this package as HyperSpy's unit registry and its scale bars understand them.
 _SIGNAL_UNITS = {"angstrom": "Å", "1/angstrom": "1/Å"}
+# What is said to be in pixels is: binned ones have steps of two.
+_PIXELS = {"px", "pixel", "pixels"}
 # Coordinates that are out of step by less than this fraction of a step are evenly spaced.
 _EVEN = 1e-3
 
@@ -80,9 +82,9 @@ def read_axes(
 ) -> AxesRead:
     """Coordinates from HyperSpy's axis dictionaries, one for each dim.
 
-    Scan axes of a unit of length are converted to angstrom. Detector axes in angles, or in one over a length at known
-    beam energy, are converted to mrad by the angle lambda * q; they are angles from the optic axis only if zero lies
-    between their ends, for HyperSpy's zero is the corner until someone moves it, or if they are known to be so
+    Scan axes of a unit of length are converted to angstrom. Detector axes both in angles, or in one over a length at
+    known beam energy, are converted to mrad by the angle lambda * q; they are angles from the optic axis only if zero
+    lies between their ends, for HyperSpy's zero is the corner until someone moves it, or if they are known to be so
     (`centred`). Others are in pixels, counted from where HyperSpy has its zero.
 
     Raises
@@ -109,9 +111,9 @@ def read_axes(
                     "(metadata.Acquisition_instrument.TEM.beam_energy, in keV), so it is not known in mrad."
                 )
     detector = [(dim, axis) for dim, axis in zip(dims, axes, strict=True) if dim in DETECTOR]
-    pixels = [per_unit[dim] for dim, _ in detector]
-    if detector and None not in pixels and not centred and not all(around_zero(axis) for _, axis in detector):
-        sizes = [abs(float(axis["scale"])) * (per_unit[dim] or 1.0) for dim, axis in detector]
+    known = all(per_unit[dim] for dim, _ in detector)
+    if detector and not (known and (centred or all(around_zero(axis) for _, axis in detector))):
+        sizes = [abs(float(axis["scale"])) * (per_unit[dim] or 0.0) for dim, axis in detector]
         if all(sizes):
             found.attrs["pixel_size_mrad"] = sizes
         per_unit |= dict.fromkeys(DETECTOR)
@@ -120,7 +122,10 @@ def read_axes(
             continue
         size, scale, offset = int(axis["size"]), float(axis["scale"]), float(axis["offset"])
         factor = per_unit[dim]
-        if factor is None or not scale:
+        if str(axis["units"]).strip().lower() in _PIXELS:
+            factor = 1.0
+            found.coords[dim] = axis_coordinate(dim, size, scale, offset, "px")
+        elif factor is None or not scale:
             factor = 1 / scale if scale else 1.0
             found.coords[dim] = axis_coordinate(dim, size, 1.0, offset * factor, "px")
         else:
@@ -192,7 +197,7 @@ def write_axis(
 
 
 def reciprocal_axis(axis: Mapping[str, Any], unit: str, energy: float | None) -> dict[str, Any]:
-    """An axis in mrad as one in `unit`, one over a length, by the angle lambda * q.
+    """An axis in mrad, as `write_axis` makes it of angles, in a unit of one over a length: by the angle lambda * q.
 
     Raises
     ------

@@ -194,10 +194,15 @@ def to_signal(array: xr.DataArray, *, like: BaseSignal | None = None, detector_u
     signal_dims = _signal_dims(array)
     axes = []
     for dim in map(str, array.dims):
-        known = () if origin is None else (origin.axes.get(dim), origin.coords.get(dim), origin.factors.get(dim, 1.0))
-        axis = write_axis(array, dim, dim not in signal_dims, *known)
+        old = None if origin is None else origin.axes.get(dim)
         if detector_units is not None and dim in DETECTOR:
-            axis = reciprocal_axis(axis, detector_units, array.attrs.get("energy_eV"))
+            axis = write_axis(array, dim, dim not in signal_dims)
+            axis = reciprocal_axis(axis, detector_units, array.attrs.get("energy_eV")) | {"name": (old or axis)["name"]}
+        elif origin is None or old is None:
+            axis = write_axis(array, dim, dim not in signal_dims)
+        else:
+            made_of_it = origin.coords.get(dim), origin.factors.get(dim, 1.0)
+            axis = write_axis(array, dim, dim not in signal_dims, old, *made_of_it)
         axes.append(axis if like is None or axis["name"] else axis | {"name": dim})
     metadata, derived = _metadata(array, origin, made_new=like is not None or origin is None)
     node = _node(array, axes, derived)
@@ -356,7 +361,7 @@ def _in_order(array: xr.DataArray, origin: Origin | None) -> xr.DataArray:
         )
     if origin is not None and set(array.dims) > set(origin.dims):
         added = [dim for dim in array.dims if dim in SCAN and dim not in origin.dims and array.sizes[dim] == 1]
-        array = array.squeeze(added)
+        array = array.squeeze(added, drop=True)
     tail = [dim for dim in DIMS if dim in array.dims]
     order = [*(dim for dim in array.dims if dim not in tail), *tail]
     return array if list(array.dims) == order else array.transpose(*order)
