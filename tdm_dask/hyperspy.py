@@ -10,25 +10,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
 import zarr
 from hyperspy.signal import BaseSignal
 
 from . import deflection, detectors, masks, templates
-from .axes import DETECTOR, SCAN, TEMPLATE
+from .axes import SCAN
 from .blocks import Shards
 from .errors import InputError
 from .lazy import source_of
 from .masks import Method, Normalisation
 from .opening import open as open_counts
 from .progress import ProgressBars
-from .signal_regions import is_roi, roi_flags, roi_sites, roi_weights
-from .signals import NODE, ORIGIN, Origin, from_signal, to_signal
+from .signal_operands import detector_operand, mask_operand, scan_operand, template_operand
+from .signal_regions import roi_sites
+from .signals import from_signal, to_signal
 from .storage import StoreLike
 from .template_tuner import TemplateTuner
 
@@ -151,10 +151,10 @@ def derive_mask(
     counts = from_signal(signal, frame=frame)
     mask = masks.derive_mask(
         counts,
-        _template(template, counts),
+        template_operand(template, counts),
         method=method,
-        detector_region=_detector_region(detector_region, counts),
-        scan_region=_scan_region(scan_region, counts),
+        detector_region=detector_operand(detector_region, counts),
+        scan_region=scan_operand(scan_region, counts),
         **ridge,
     )
     options = {"method": method, "detector_region": detector_region, "scan_region": scan_region, **ridge}
@@ -204,7 +204,7 @@ def apply_mask(
     [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
     counts = from_signal(signal, frame=frame)
-    image = masks.apply_mask(counts, _mask(mask, counts), normalisation=normalisation)
+    image = masks.apply_mask(counts, mask_operand(mask, counts), normalisation=normalisation)
     made = _made_by("apply_mask", signal, {"mask": mask, "normalisation": normalisation})
     return _result(image, signal, counts, made, lazy_output, show_progressbar)
 
@@ -246,7 +246,7 @@ def centre_of_mass(
     (2, 2, 3)
     """
     counts = from_signal(signal, frame=frame)
-    com = deflection.centre_of_mass(counts, detector_region=_detector_region(detector_region, counts), **options)
+    com = deflection.centre_of_mass(counts, detector_region=detector_operand(detector_region, counts), **options)
     made = _made_by("centre_of_mass", signal, {"detector_region": detector_region, **options})
     return _result(com, signal, counts, made, lazy_output, show_progressbar)
 
@@ -369,56 +369,6 @@ def _in_words(value: Any) -> Any:
     if isinstance(value, (np.ndarray, xr.DataArray)):
         return f"{type(value).__name__} of shape {value.shape}"
     return repr(value)
-
-
-def _detector_region(region: Any, counts: xr.DataArray) -> Any:
-    return roi_weights(region, counts) if is_roi(region) else _operand(region, counts, DETECTOR)
-
-
-def _scan_region(region: Any, counts: xr.DataArray) -> Any:
-    region = roi_flags(region, counts) if is_roi(region) else _operand(region, counts, SCAN)
-    if isinstance(region, xr.DataArray) and region.dtype != bool and np.isin(region, (0, 1)).all():
-        return region.astype(bool)  # HyperSpy's arithmetic makes numbers of flags
-    return region
-
-
-def _template(template: Any, counts: xr.DataArray) -> Any:
-    if is_roi(template):
-        return roi_flags(template, counts).astype(np.float64)
-    return _labelled(_operand(template, counts, SCAN), SCAN)
-
-
-def _mask(mask: Any, counts: xr.DataArray) -> Any:
-    return roi_weights(mask, counts) if is_roi(mask) else _labelled(_operand(mask, counts, DETECTOR), DETECTOR)
-
-
-def _labelled(value: Any, dims: Sequence[str]) -> Any:
-    """A bare array with dims: a template or a mask, or a stack of them."""
-    if isinstance(value, np.ndarray) or (dask.is_dask_collection(value) and not isinstance(value, xr.DataArray)):
-        if value.ndim not in (2, 3):
-            raise InputError(f"The array has {value.ndim} dimensions; expected ([template,] {dims[0]}, {dims[1]}).")
-        return xr.DataArray(value, dims=(TEMPLATE, *dims)[-value.ndim :])
-    return value
-
-
-def _operand(value: Any, counts: xr.DataArray, dims: tuple[str, str]) -> Any:
-    """A signal over the scan or the detector as an array on the coordinates of the counts, others as they are."""
-    if not isinstance(value, BaseSignal):
-        return value
-    n = len(value.axes_manager.shape)
-    if n not in (2, 3):
-        raise InputError(f"{value} has {n} dimensions; expected ([template,] {dims[0]}, {dims[1]}).")
-    array = from_signal(value, dims=None if NODE in value.metadata else (TEMPLATE, *dims)[-n:])
-    mine: Origin = array.attrs[ORIGIN]
-    theirs: Origin = counts.attrs[ORIGIN]
-    for dim in dims:
-        if dim in mine.axes and dim in theirs.axes and array.sizes[dim] == counts.sizes[dim]:
-            axis = mine.axes[dim]
-            unset = axis["units"] is None and axis["scale"] == 1 and axis["offset"] == 0
-            same = all(axis[k] == theirs.axes[dim][k] for k in ("units", "scale", "offset"))
-            if unset or same:  # whether or not this signal knows the beam energy
-                array = array.assign_coords({dim: counts.coords[dim].variable})
-    return array
 
 
 def _stored_totals(counts: xr.DataArray) -> xr.DataArray | None:

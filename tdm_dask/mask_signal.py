@@ -8,7 +8,8 @@ import dask
 from hyperspy.signals import LazySignal2D, Signal2D
 
 from .plot.style import DIVERGING
-from .signals import MASK_TYPE, NODE
+from .signal_node import NODE
+from .signals import MASK_TYPE
 
 
 class TemplateMask(Signal2D):
@@ -29,7 +30,7 @@ class TemplateMask(Signal2D):
 
     def plot(self, *args: Any, **kwargs: Any) -> None:
         """Plot with zero in the middle of a diverging colour map; arguments are those of Signal2D.plot."""
-        super().plot(*args, **({"cmap": DIVERGING} | kwargs))
+        super().plot(*args, **({"cmap": DIVERGING, "scalebar_color": "black"} | kwargs))
 
 
 class LazyTemplateMask(LazySignal2D, TemplateMask):

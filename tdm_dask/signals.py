@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, DIMS, FINDINGS, SCAN, TEMPLATE, check_counts, label_counts, missing_calibration, unit_of
-from .errors import CoordinateError, CountsError, FrameError, InputError
+from .errors import CountsError, FrameError, InputError
 from .signal_axes import around_zero, is_angle, is_length, read_axes, reciprocal_axis, write_axis
+from .signal_node import NODE, SAME, from_node, is_edited, recorded_dims, to_node
 from .sources.calibration_facts import HYPERSPY_FACTS, acquisition_facts
 
 if TYPE_CHECKING:
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
 
 # Attribute of an array with what is known of the signal that it came from.
 ORIGIN = "hyperspy"
-# Node of a signal's metadata with what HyperSpy has no place for.
-NODE = "tdm_dask"
 MASK_TYPE = "template_mask"
-# A fact in the metadata and in the node is the same up to the rounding of its unit.
-_SAME = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +129,8 @@ def from_signal(signal: BaseSignal, *, frame: int | None = None, dims: Sequence[
         known = array.assign_attrs(derived)
         findings = [*read.findings, *missing_calibration(known)]
         derived |= {FINDINGS: findings} if findings else {}
-    extra = _from_node(node, array, names, axes)
-    attrs = derived | {k: v for k, v in extra.attrs.items() if not _edited(derived.get(k), v)}
+    extra = from_node(node, array, names, axes)
+    attrs = derived | {k: v for k, v in extra.attrs.items() if not is_edited(derived.get(k), v)}
     origin = Origin(
         dims=names,
         axes=dict(zip(names, axes, strict=True)),
@@ -147,7 +144,7 @@ def from_signal(signal: BaseSignal, *, frame: int | None = None, dims: Sequence[
     )
     array = array.assign_coords(extra.coords)
     array.attrs = attrs | {ORIGIN: origin}
-    return array.rename(extra.attrs_name or array.name)
+    return array.rename(extra.name or array.name)
 
 
 def to_signal(array: xr.DataArray, *, like: BaseSignal | None = None, detector_units: str | None = None) -> BaseSignal:
@@ -205,7 +202,7 @@ def to_signal(array: xr.DataArray, *, like: BaseSignal | None = None, detector_u
             axis = write_axis(array, dim, dim not in signal_dims, old, *made_of_it)
         axes.append(axis if like is None or axis["name"] else axis | {"name": dim})
     metadata, derived = _metadata(array, origin, made_new=like is not None or origin is None)
-    node = _node(array, axes, derived)
+    node = to_node(array, axes, derived, ORIGIN)
     fresh = like is not None or origin is None
     # HyperSpy's zero is taken for the optic axis where it lies inside the detector, elsewhere it must be said.
     off_axis = any(
@@ -256,7 +253,7 @@ def _dims(
         if len(names) != len(axes) or len(set(names)) != len(names) or not set(names) <= {*DIMS, TEMPLATE}:
             raise InputError(f"dims is {names}; expected {len(axes)} of {(TEMPLATE, *DIMS)}, each once.")
         return names
-    recorded = _recorded_dims(axes, node)
+    recorded = recorded_dims(axes, node)
     if recorded:
         return recorded
     navigation = sum(axis["navigate"] for axis in axes)
@@ -282,16 +279,6 @@ def _dims(
     )
 
 
-def _recorded_dims(axes: Sequence[Mapping[str, Any]], node: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    """Dims as `to_signal` wrote them: by the names of the axes, of which some may be gone since."""
-    if not node or "dims" not in node:
-        return None
-    by_name = {axis["name"]: dim for dim, axis in node["axes"].items()}
-    if len(by_name) == len(node["axes"]) and all(axis["name"] in by_name for axis in axes):
-        return tuple(by_name[axis["name"]] for axis in axes)
-    return tuple(node["dims"]) if len(axes) == len(node["dims"]) else None
-
-
 def _counts(data: Any, names: tuple[str, ...], coords: Mapping[str, xr.Variable]) -> xr.DataArray:
     """Counts of all four dims; a scan of one line gets the other one. A single pattern stays a pattern."""
     if names == DETECTOR:
@@ -304,53 +291,6 @@ def _counts(data: Any, names: tuple[str, ...], coords: Mapping[str, xr.Variable]
 
 def _name(names: tuple[str, ...]) -> str:
     return "mask" if set(DETECTOR) <= set(names) else "image"
-
-
-@dataclass(frozen=True)
-class _Extra:
-    attrs: dict[str, Any]
-    coords: dict[str, xr.Variable]
-    attrs_name: str | None
-
-
-def _from_node(
-    node: Mapping[str, Any] | None, array: xr.DataArray, names: tuple[str, ...], axes: Sequence[Mapping[str, Any]]
-) -> _Extra:
-    """Attributes and coordinates that `to_signal` wrote, cut to what is left of their axes."""
-    if not node:
-        return _Extra({}, {}, None)
-    now, then = dict(zip(names, axes, strict=True)), node.get("axes", {})
-    coords = {}
-    for name, entry in node.get("coords", {}).items():
-        dims = tuple(entry["dims"])
-        if not set(dims) <= set(array.dims):
-            continue  # of an axis that was picked from or summed over
-        window = tuple(_window(dim, now[dim], then[dim], name) if dim in now else slice(None) for dim in dims)
-        data = entry["data"]
-        data = np.asarray(data)[window] if isinstance(data, (list, tuple)) else data[window] if dims else data
-        coords[name] = xr.Variable(dims, data, dict(entry.get("attrs", {})))
-    return _Extra(dict(node.get("attrs", {})), coords, node.get("name"))
-
-
-def _window(dim: str, now: Mapping[str, Any], then: Mapping[str, Any], name: str) -> slice:
-    """The part of an axis that is left, as HyperSpy's slicing says it: by its offset."""
-    if now["size"] == then["size"]:
-        return slice(None)
-    scale = float(then["scale"])
-    start = (float(now["offset"]) - float(then["offset"])) / scale if scale else 0.0
-    same = abs(float(now["scale"]) - scale) <= 1e-6 * abs(scale) and abs(start - round(start)) < 1e-3
-    if not same or round(start) < 0 or round(start) + now["size"] > then["size"]:
-        raise CoordinateError(
-            f"The {dim} axis of the signal has {now['size']} elements, and {name} of its metadata.{NODE} was made for "
-            f"{then['size']}, of which these are no part; bin or resample before to_signal, or delete that node."
-        )
-    return slice(round(start), round(start) + now["size"])
-
-
-def _edited(derived: Any, recorded: Any) -> bool:
-    """Whether a fact in the metadata was changed since it was recorded as an attribute."""
-    both = isinstance(derived, float) and isinstance(recorded, (int, float, np.number))
-    return both and abs(derived - float(recorded)) > _SAME * abs(derived)
 
 
 def _in_order(array: xr.DataArray, origin: Origin | None) -> xr.DataArray:
@@ -382,16 +322,19 @@ def _metadata(array: xr.DataArray, origin: Origin | None, made_new: bool) -> tup
         for key in ("Signal", "_HyperSpy", "Markers"):  # they speak of the other signal
             metadata.pop(key, None)
         label = str(array.attrs.get("long_name", array.name or ""))
+        if array.name == "counts":
+            label = str(array.attrs.get("source", label))
         general = metadata.setdefault("General", {})
         general["title"] = f"{label} of {general['title']}" if general.get("title") else label
         units = array.attrs.get("units", "1")
+        label = "counts" if array.name == "counts" else label
         metadata["Signal"] = {"quantity": label.capitalize() + ("" if units in ("1", label) else f" ({units})")}
         if array.name == "mask" and "method" in array.attrs:
             metadata["Signal"]["signal_type"] = MASK_TYPE
     known = acquisition_facts(metadata)
     for fact in {name for _, name, _ in HYPERSPY_FACTS}:
         value = array.attrs.get(fact)
-        if value is not None and not (fact in known and abs(known[fact] - value) <= _SAME * abs(value)):
+        if value is not None and not (fact in known and abs(known[fact] - value) <= SAME * abs(value)):
             _write_fact(metadata, fact, float(value))
     return metadata, dict(derived) | acquisition_facts(metadata)
 
@@ -411,39 +354,6 @@ def _at(metadata: Any, keys: Sequence[str]) -> Any:
     for key in keys:
         metadata = metadata.get(key) if isinstance(metadata, Mapping) else None
     return metadata
-
-
-def _node(array: xr.DataArray, axes: Sequence[Mapping[str, Any]], derived: Mapping[str, Any]) -> dict[str, Any]:
-    """What HyperSpy has no place for."""
-    attrs = {k: v for k, v in array.attrs.items() if k != ORIGIN and not (k in derived and _same(derived[k], v))}
-    coords = {}
-    for name, coordinate in array.coords.items():
-        if name in array.dims and name in DIMS:
-            continue  # the axis says it
-        data: Any = coordinate.data
-        if coordinate.dtype.kind in "OUST":
-            data = [str(value) for value in coordinate.values.ravel()] if coordinate.ndim else str(coordinate.values)
-        elif coordinate.ndim == 0 and isinstance(data, np.ndarray):
-            data = data.item()
-        coords[str(name)] = {"dims": [str(d) for d in coordinate.dims], "data": data, "attrs": dict(coordinate.attrs)}
-    shown = {
-        str(dim): {key: axis[key] for key in ("name", "scale", "offset", "size")} | {"unit": unit_of(array, str(dim))}
-        for dim, axis in zip(array.dims, axes, strict=True)
-    }
-    # The dims by themselves too: a file may give the axes back in another order.
-    return {
-        "name": None if array.name is None else str(array.name),
-        "dims": list(shown),
-        "axes": shown,
-        "attrs": attrs,
-        "coords": coords,
-    }
-
-
-def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
-        return np.array_equal(first, second)
-    return bool(first == second)
 
 
 def _signal(data: Any, axes: list[dict[str, Any]], metadata: dict[str, Any], original: dict[str, Any]) -> BaseSignal:

@@ -16,7 +16,8 @@ from .axes import SCAN, quantity, require_unit
 from .blocks import bounding_box
 from .errors import InputError
 from .masks import NORMALISATION_OF, Method, Normalisation, apply_mask, derive_mask
-from .signal_regions import is_roi, roi_flags, roi_sites, roi_weights
+from .signal_operands import detector_operand, scan_operand
+from .signal_regions import is_roi, roi_sites
 from .signals import ORIGIN, Origin, from_signal, to_signal
 from .statistics import detector_weights
 from .templates import gaussian_template
@@ -99,8 +100,7 @@ class TemplateTuner:
         origin: Origin = counts.attrs[ORIGIN]
         self._factors = tuple(origin.factors[dim] for dim in SCAN)
         self._signal, self._counts = signal, counts
-        region = roi_weights(detector_region, counts) if is_roi(detector_region) else _plain(detector_region)
-        used = roi_flags(scan_region, counts) if is_roi(scan_region) else _plain(scan_region)
+        region, used = detector_operand(detector_region, counts), scan_operand(scan_region, counts)
         self._options: dict[str, Any] = {"method": method, "detector_region": region, "scan_region": used}
         self._normalisation: Normalisation = normalisation or NORMALISATION_OF[method]
         self.points: list[Point2DROI] = list(sites) if is_roi(sites) else []
@@ -208,8 +208,3 @@ class TemplateTuner:
         positions = np.concatenate([np.asarray(p, np.float64).reshape(-1, 2) for p in kinds])
         middle = [float(self._counts.coords[dim].mean()) for dim in SCAN]
         return positions[np.hypot(*(positions - middle).T).argmin()]
-
-
-def _plain(region: Any) -> Any:
-    """A region as an array, where it is a signal."""
-    return region.data if isinstance(region, BaseSignal) else region

@@ -245,3 +245,10 @@ def test_what_cannot_work_is_refused_before_anything_is_read():
     signal.axes_manager.navigation_axes.set(units="px")
     with pytest.raises(tdm.errors.CoordinateError, match="angstrom"):
         hyperspy.TemplateTuner(signal, SITES, sigma=0.3)
+
+
+def test_a_signal_of_a_file_has_its_name_for_a_title(tmp_path):
+    np.save(tmp_path / "scan.npy", np.ones((3, 4, 5, 6), np.uint16))
+    signal = hyperspy.open_signal(tmp_path / "scan.npy")
+    assert signal.metadata.General.title == "scan.npy"
+    assert hyperspy.apply_mask(signal, np.ones((5, 6))).metadata.General.title == "image of scan.npy"
