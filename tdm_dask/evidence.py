@@ -56,6 +56,17 @@ class Evidence:
         """The verdict on each template in words, with its numbers."""
         return {str(name): self._sentence(self.table.sel({TEMPLATE: name})) for name in self.table[TEMPLATE].values}
 
+    @property
+    def dataset(self) -> xr.Dataset:
+        """All of it as one Dataset, with `sentence` (template,): NaN for templates of which offsets have nothing."""
+        names = self.table[TEMPLATE].values
+        offsets = self.offsets.reindex({TEMPLATE: names}) if self.offsets.variables else self.offsets
+        both = self.null.assign({name: self.table[name] for name in self.table.data_vars if name not in self.null})
+        words = np.array(list(self.sentences.values()), dtype=object).astype(str)
+        # The table has the number of significant pixels under the name of their map.
+        rest = offsets.drop_vars(list(both.data_vars), errors="ignore")
+        return both.merge(rest, combine_attrs="override").assign(sentence=(TEMPLATE, words))
+
     def _sentence(self, row: xr.Dataset) -> str:
         draws, rate = self.null.attrs["draws"], self.null.attrs["rate"]
         name, verdict = (str(row[of].item()) for of in (TEMPLATE, "verdict"))
@@ -66,7 +77,7 @@ class Evidence:
         rivals = _rivals(row, rate)
         if not rivals:
             margin = float(min(row[f"{way}margin"] for way in WAYS))
-            elsewhere = f"no other place in the cell responds as strongly, the next one {_less(margin)} less"
+            elsewhere = f"no other place in the cell responds as strongly, the next one at least {_less(margin)} less"
             return f"{name}: {verdict}; {elsewhere}; {chance}."
         way = rivals[0]
         rank, margin = float(row[f"{way}rank"]), float(row[f"{way}margin"])

@@ -26,10 +26,11 @@ from zarr.storage import MemoryStore
 
 import tdm_dask as tdm
 
-from .axes import DESCAN, DETECTOR, TEMPLATE
+from .axes import DESCAN, DETECTOR, TEMPLATE, quantity_pair
 from .calibration import HISTORY
 from .detectors import parse_detector
-from .evaluation import correlations, cross_talk
+from .evaluation import correlations, cross_talk, site_contrast
+from .evidence import evidence as evidence_on
 from .progress import Stage, silent
 from .recipe_file import Recipe
 from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
@@ -53,7 +54,7 @@ class RecipeResult:
     store : str or Path
         The counts that were used.
     results : Path or str
-        A zarr store with one group for each stage: masks, images, evaluation.
+        A zarr store with one group for each stage: masks, images, evaluation, evidence.
     counts : xarray.DataArray
         The calibrated counts, lazy.
     pacbed : xarray.DataArray
@@ -64,11 +65,13 @@ class RecipeResult:
     images : xarray.Dataset
         `virtual` (detector, y, x) and `image` (template, y, x), as far as the recipe asks for them.
     evaluation : xarray.Dataset
-        `R`, `G` and `excess` of the kinds of column, and `other`, the correlation of all other images.
+        `R`, `G`, `excess` and `contrast` of the kinds of column, and `other`, the correlation of all other images.
     sites : dict of str to array
         (y, x) in angstrom.
     seconds : dict of str to float
         What each stage took; stages that an earlier run had finished are not listed.
+    evidence : xarray.Dataset
+        As :attr:`tdm_dask.evidence.Evidence.dataset` has it; empty where the recipe asks for none.
     """
 
     recipe: Recipe
@@ -82,6 +85,7 @@ class RecipeResult:
     evaluation: xr.Dataset
     sites: Mapping[str, np.ndarray]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    evidence: xr.Dataset = field(default_factory=xr.Dataset)
 
 
 def run_recipe(
@@ -125,7 +129,12 @@ def run_recipe(
     results = within(folder, RESULTS)
     masks = _stored(results, "masks", lambda: _masks(request, counts, clock))
     images = _stored(results, "images", lambda: _images(plan, counts, masks, _lazily(results, "masks"), clock))
-    evaluation = _stored(results, "evaluation", lambda: _evaluation(plan, masks, images))
+    evaluation = _stored(results, "evaluation", lambda: _evaluation(request, masks, images))
+    found = (
+        xr.Dataset()
+        if plan.evidence is None
+        else _stored(results, "evidence", lambda: _evidence(request, counts, clock))
+    )
     return RecipeResult(
         recipe=plan,
         out=folder,
@@ -138,6 +147,7 @@ def run_recipe(
         evaluation=evaluation,
         sites=request.sites,
         seconds=clock.seconds,
+        evidence=found,
     )
 
 
@@ -288,14 +298,41 @@ def _concat(parts: list[xr.DataArray], dim: Any) -> xr.DataArray:
     return xr.concat(bare, dim=dim, coords="minimal", compat="override", join="exact")
 
 
-def _evaluation(plan: Recipe, masks: xr.Dataset, images: xr.Dataset) -> xr.Dataset:
-    """Cross-talk of the kinds of column, and how every other image correlates with their templates."""
+def _evidence(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Dataset:
+    """What the data say about the templates' sites, in two reads."""
+    asked, templates = request.recipe.evidence, request.recipe.templates
+    assert asked is not None
+    assert templates is not None
+    assert templates.sigma is not None
+    width = templates.sigma
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of sites that were dropped; the masks' stage has told
+        found = clock.run(
+            "evidence",
+            2 * counts.nbytes,
+            lambda: evidence_on(
+                counts,
+                request.sites,
+                quantity_pair(asked.cell, "angstrom", "[evidence] cell"),
+                sigma=width,
+                draws=asked.draws,
+                detector_region=request.detector_region(counts),
+                scan_region=request.scan_region,
+            ),
+        )
+    return found.dataset
+
+
+def _evaluation(request: Request, masks: xr.Dataset, images: xr.Dataset) -> xr.Dataset:
+    """Cross-talk of the kinds of column, their contrast, and how every other image correlates with their templates."""
     if "mask" not in masks:
         return xr.Dataset()
+    plan = request.recipe
     assert plan.templates is not None
     kinds = [name for name in images[TEMPLATE].values.tolist() if name != plan.templates.all_name]
     templates = masks["templates"].sel({TEMPLATE: kinds})
     table = cross_talk(images["image"].sel({TEMPLATE: kinds}), templates)
+    table["contrast"] = site_contrast(images["image"].sel({TEMPLATE: kinds}), request.sites)
     rest = [images["image"].drop_sel({TEMPLATE: kinds})]
     if "virtual" in images:
         rest.append(images["virtual"].rename({VIRTUAL: TEMPLATE}))

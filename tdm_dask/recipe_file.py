@@ -148,12 +148,25 @@ class ImagesSection:
 
 
 @dataclass(frozen=True)
+class EvidenceSection:
+    """Whether the data single out the sites of Gaussian templates. The keys are arguments of `tdm_dask.evidence`."""
+
+    cell: Sequence[Quantity]
+    draws: int = 200
+
+    def __post_init__(self) -> None:
+        quantity_pair(self.cell, "angstrom", "[evidence] cell")
+        if self.draws < 20:
+            raise RecipeError(f"[evidence] draws is {self.draws}; expected 20 at least, to see what happens in 5 %.")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A checked recipe.
 
     Attributes
     ----------
-    source, calibration, templates, masks, images : the sections of the file
+    source, calibration, templates, masks, images, evidence : the sections of the file
     detectors : dict of str to str
         Name of an image to its detector, such as "adf:30:60".
     title, notes : str
@@ -170,6 +183,7 @@ class Recipe:
     templates: TemplatesSection | None = None
     masks: MasksSection = field(default_factory=MasksSection)
     images: ImagesSection = field(default_factory=ImagesSection)
+    evidence: EvidenceSection | None = None
     title: str = ""
     notes: str = ""
     folder: Path = field(default=Path("."), compare=False)
@@ -189,6 +203,8 @@ class Recipe:
         for key in ("folder", "text", "title", "notes"):
             del asked[key]
         asked["source"]["path"] = str(self.source_place())
+        if self.evidence is None:
+            del asked["evidence"]  # as if there were no such section
         return asked
 
 
@@ -198,6 +214,7 @@ SECTIONS: dict[str, type] = {
     "templates": TemplatesSection,
     "masks": MasksSection,
     "images": ImagesSection,
+    "evidence": EvidenceSection,
 }
 
 
@@ -246,6 +263,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any]) -> Recipe:
     parts["detectors"] = _detectors(table.get("detectors", {}))
     if not parts["detectors"] and "templates" not in parts:
         raise RecipeError("The recipe asks for no image; give [templates] or [detectors] or both.")
+    if "evidence" in parts and (parts.get("templates") is None or parts["templates"].sigma is None):
+        raise RecipeError('[evidence] is on Gaussian templates; give [templates] with shape "gaussian" and a sigma.')
     return Recipe(**parts, folder=folder, text=text)
 
 

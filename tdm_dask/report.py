@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import xarray as xr
 
 from .axes import DETECTOR, SCAN, TEMPLATE, quantity, step_of, unit_of
 from .describe import descan_text, facts_text
 from .plan import Plan
 from .plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
+from .plot.evidence import plot_offsets, plot_significance
 from .recipe import VIRTUAL, RecipeResult
 from .shards import put
 from .storage import resolve, within
@@ -96,7 +98,15 @@ def _figures(result: RecipeResult, folder: Path) -> dict[str, Path]:
         for (name, image), (_, mask) in zip(_each(images, TEMPLATE), _each(masks, TEMPLATE), strict=True):
             drawn[f"image_{name}"] = plot_image(image, title=name)
             drawn[f"mask_{name}"] = plot_mask(mask, title=f"mask of {name}", semi_angle=angle)
+    for kind in _kinds_of_evidence(result):
+        drawn[f"significance_{kind}"] = plot_significance(result.evidence, kind, semi_angle=angle)
+        if "response" in result.evidence and result.evidence["response"].sel({TEMPLATE: kind}).notnull().all():
+            drawn[f"offsets_{kind}"] = plot_offsets(result.evidence, kind)
     return {name: save_figure(figure, folder / f"{_file_name(name)}.png") for name, figure in drawn.items()}
+
+
+def _kinds_of_evidence(result: RecipeResult) -> list[str]:
+    return [str(kind) for kind in result.evidence[TEMPLATE].values] if "verdict" in result.evidence else []
 
 
 def _each(array: xr.DataArray, dim: str) -> Iterator[tuple[str, xr.DataArray]]:
@@ -160,6 +170,11 @@ def _content(result: RecipeResult, plan: Plan | None, figures: dict[str, Path]) 
         "virtual": virtual,
         "kinds": [str(kind) for kind in result.evaluation["template"].values] if "R" in result.evaluation else [],
         "table": list(_table(result)) if "R" in result.evaluation else [],
+        "contrast": list(_contrast(result)) if "contrast" in result.evaluation else [],
+        "evidence": [
+            (str(sentence), pictures.get(f"offsets_{kind}"), pictures[f"significance_{kind}"])
+            for kind, sentence in zip(_kinds_of_evidence(result), _sentences(result), strict=True)
+        ],
         "pairs": [(name, pictures[f"image_{name}"], pictures[f"mask_{name}"]) for name in names],
         "method": result.recipe.masks.method,
         "recipe": result.recipe.text.strip(),
@@ -179,6 +194,19 @@ def _table(result: RecipeResult) -> Iterator[dict[str, Any]]:
             {"r": _signed(r[kind]), "g": None if g is None else _signed(g[kind]), "own": kind == name} for kind in r
         ]
         yield {"name": name, "cells": cells, "excess": "" if excess is None else f"{excess:.2f}"}
+
+
+def _contrast(result: RecipeResult) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+    """Each image's name and its contrast at the sites of every kind, and whether that kind is its own."""
+    table = result.evaluation["contrast"]
+    for name in table["image"].values:
+        row = table.sel(image=name)
+        cells = zip(row["kind"].values, row.values, strict=True)
+        yield str(name), [(_signed(value) if np.isfinite(value) else "", kind == name) for kind, value in cells]
+
+
+def _sentences(result: RecipeResult) -> list[str]:
+    return [str(text) for text in result.evidence["sentence"].values] if "verdict" in result.evidence else []
 
 
 def _signed(value: float) -> str:

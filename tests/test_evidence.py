@@ -55,7 +55,7 @@ def test_columns_that_the_counts_hold_are_supported_and_said_to_be():
     rank = found.table["rank"].sel(template="weak").item()
     assert f"{rank:.1%} of the other places in the cell respond at least as strongly" in found.sentences["weak"]
     line = found.sentences["strong"]
-    assert line.startswith("strong: supported; no other place in the cell responds as strongly, the next one ")
+    assert line.startswith("strong: supported; no other place in the cell responds as strongly, the next one at least ")
     assert "of 40 templates of random sites none responded as strongly (p = 0.024)" in line
     assert str(found) == "\n".join(found.sentences.values())
     smallest = min(float(found.table[f"{way}margin"].sel(template="strong")) for way in ("", "own_", "together_"))
@@ -68,6 +68,19 @@ def test_the_table_holds_the_numbers_of_both_scans():
         np.testing.assert_array_equal(found.table[name], found.offsets[name])
     np.testing.assert_array_equal(found.table["p"], found.null["p"])
     assert found.table["significant"].values.tolist() == found.null["significant"].sum(("ky", "kx")).values.tolist()
+
+
+def test_everything_is_one_dataset_with_gaps_where_there_are_no_offsets():
+    counts = column_counts()
+    sites = {"random": random_sites(counts, SITES["weak"], seed=4), "strong": SITES["strong"]}
+    found = evidence(counts, sites, CELL, sigma=SIGMA, draws=40)
+    both = found.dataset
+    assert both["template"].values.tolist() == ["random", "strong"]
+    assert both["significant"].dims == ("template", "ky", "kx")
+    np.testing.assert_array_equal(both["response"].sel(template="strong"), found.offsets["response"][0])
+    assert both["response"].sel(template="random").isnull().all()
+    assert both["sentence"].values.tolist() == list(found.sentences.values())
+    assert both["verdict"].values.tolist() == [NOT, SUPPORTED]
 
 
 def test_templates_moved_off_their_sites_are_never_supported():

@@ -13,6 +13,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask.errors import CorruptStoreError, InputError, RecipeError, SourceError, UnitError
+from tdm_dask.evidence import evidence
 from tdm_dask.recipe import run_recipe
 from tdm_dask.recipe_file import load_recipe
 
@@ -267,6 +268,40 @@ def test_a_partial_template_is_derived_in_its_region_and_applied_everywhere(tmp_
     assert int(result.masks["n"]) == 32 * 19
 
 
+@pytest.fixture(scope="module")
+def with_evidence(tmp_path_factory):
+    recipe = asking(evidence={"cell": [10.332, "601 pm"], "draws": 20}, masks={"within": "disk:24"})
+    stages = Stages()
+    return recipe, run_recipe(recipe, tmp_path_factory.mktemp("evidence") / "out", stage=stages), stages
+
+
+def test_evidence_is_a_stage_of_its_own(with_evidence):
+    recipe, result, stages = with_evidence
+    assert stages.names == ["convert", "calibrate", "correlate", "images", "evidence"]
+    found = evidence(
+        result.counts,
+        {kind: np.array(SITES[kind]) for kind in ("Li", "O")},
+        (10.332, 6.01),
+        sigma=0.35,
+        draws=20,
+        detector_region=tdm.disk(result.counts, 24.0),
+    )
+    assert result.evidence["sentence"].values.tolist() == list(found.sentences.values())
+    close(result.evidence["response"].values, found.offsets["response"].values)
+    stored = xr.open_zarr(result.results, group="evidence", consolidated=False)
+    assert stored["verdict"].values.tolist() == found.table["verdict"].values.tolist()
+    again = Stages()
+    xr.testing.assert_identical(run_recipe(recipe, result.out, stage=again).evidence, result.evidence)
+    assert "evidence" not in again.names
+
+
+def test_contrast_is_part_of_the_evaluation(demo):
+    images = demo.images["image"].sel(template=KINDS)
+    expected = tdm.site_contrast(images, {kind: np.array(SITES[kind]) for kind in KINDS})
+    close(demo.evaluation["contrast"].values, expected.values)
+    assert not demo.evidence.variables
+
+
 def test_binary_templates_and_chosen_kinds(tmp_path):
     sites = {kind: [[1.0, 2.0], [5.0, 5.0]] for kind in KINDS}
     templates = {"sites": sites, "kinds": ["O"], "shape": "binary", "radius": 0.4}
@@ -305,6 +340,14 @@ def test_sites_far_outside_the_scan_are_named(tmp_path):
         ({"masks": {"scan_region": {"z": [0, 1]}}}, RecipeError, '"y" or "x"'),
         ({"masks": {"scan_region": {"y": [0]}}}, RecipeError, "first, last"),
         ({"masks": []}, RecipeError, "must be a table"),
+        ({"evidence": {}}, RecipeError, "has no cell"),
+        ({"evidence": {"cell": [1, 2, 3]}}, UnitError, "3 numbers"),
+        ({"evidence": {"cell": [6, 6], "draws": 3}}, RecipeError, "20 at least"),
+        (
+            {"evidence": {"cell": [6, 6]}, "templates": {"sites": {}, "shape": "binary", "radius": 1}},
+            RecipeError,
+            "Gaussian templates",
+        ),
         ({"images": {"normalisation": "some"}}, RecipeError, '"none" or "standardised"'),
         ({"source": {}}, RecipeError, "has no path"),
         ({"source": {"path": 3}}, RecipeError, "expected a text"),

@@ -121,6 +121,31 @@ def test_every_figure_is_a_picture_of_its_own(made):
     assert len({picture.tobytes() for picture in pictures.values()}) == len(pictures)
 
 
+def test_the_page_has_the_contrast_of_every_kind(made):
+    page = made[1].page.read_text(encoding="utf-8")
+    assert "How far the columns stand out" in page
+    for value in made[0].evaluation["contrast"].values.ravel():
+        assert f"{value:+.2f}".replace("-", "−") + "</td>" in page
+    assert "What the data say about the sites" not in page
+
+
+def test_the_page_has_the_verdicts_and_their_maps_where_a_cell_is_given(tmp_path):
+    text = DEMO.read_text(encoding="utf-8").replace("lifepo4_001", f"{DEMO.parent}/lifepo4_001")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(text + '\n[evidence]\ncell = ["10.332 Å", "6.010 Å"]\ndraws = 20\n', encoding="utf-8")
+    result = run_recipe(recipe, tmp_path / "out")
+    report = write_report(result)
+    page = report.page.read_text(encoding="utf-8")
+    for sentence in result.evidence["sentence"].values:
+        assert sentence in page
+    kinds = ("Li", "Fe", "P+O", "O")
+    wanted = {f"{part}_{kind}" for part in ("offsets", "significance") for kind in kinds}
+    assert wanted <= set(report.figures)
+    assert all(imread(report.figures[name])[..., :3].std() > 0.02 for name in wanted)
+    assert page.count('alt="Response at every offset"') == 4
+    assert "None" not in page
+
+
 def test_text_of_a_recipe_cannot_become_markup(tmp_path):
     data = DEMO.parent
     recipe = {
