@@ -30,7 +30,15 @@ from .errors import InputError
 from .evaluation import IMAGE
 from .passes import lazily, moments
 from .reductions import prepare_masks, prepare_templates
-from .ridge_solver import RidgePath, SecondMoments, conjugate_gradients_step, held_out, ridge_path, separated
+from .ridge_solver import (
+    RidgePath,
+    SecondMoments,
+    conjugate_gradients_step,
+    held_out,
+    orthonormal,
+    ridge_path,
+    separated,
+)
 from .second_moments import normal_product
 from .statistics import (
     descan_shifts,
@@ -358,15 +366,15 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
     right = rho * root
 
     def product(directions: np.ndarray) -> np.ndarray:
-        masks = np.zeros((number, *pixels.shape))
+        masks = np.zeros((len(directions), *pixels.shape))
         masks[:, pixels] = directions * root
         prepared = prepare_masks(masks, first["mean"], first["std"], None)
-        found = normal_product(problem.counts.data, prepared, number, problem.used, pixels, problem.shifts)
+        found = normal_product(problem.counts.data, prepared, len(masks), problem.used, pixels, problem.shifts)
         return _computed({"product": found["product"]})["product"][:, pixels] * root + penalty * directions
 
-    solution, residuals, directions = np.zeros_like(right), right, right
+    solution, residuals, directions = np.zeros_like(right), right, orthonormal(right)
     lengths = np.maximum(np.linalg.norm(right, axis=1), 1e-300)
-    history = [1.0]
+    history = [1.0 if len(directions) else 0.0]  # without directions, no pixel correlates with any template
     while history[-1] > TOLERANCE and len(history) <= options.most_reads:
         solution, residuals, directions = conjugate_gradients_step(product(directions), directions, residuals, solution)
         history.append(float((np.linalg.norm(residuals, axis=1) / lengths).max()))
@@ -376,7 +384,7 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
             f"{TOLERANCE:g} was wanted: allow more reads, or a larger regularisation.",
             stacklevel=4,
         )
-    weights = solution * root
+    weights = np.where(std > 0, solution * root, 0.0)
     if options.separate:
         whole = (slice(0, n) for n in problem.counts.shape[:2])
         standard = templates.weights(*whole, problem.used)

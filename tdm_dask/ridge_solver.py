@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 _ROUNDING = 1e-13
 # Templates, or their responses, that are closer than this to a sum of the others are not told apart from it.
 _DEPENDENT = 1e-9
+# A direction that is so close to the span of others has no more digits than their products.
+_SAME_DIRECTION = 1e-5
 
 
 @dataclass(frozen=True)
@@ -208,20 +210,34 @@ def held_out(
     return np.array([r for r, _ in found]), np.array([g for _, g in found])
 
 
+def orthonormal(rows: Array) -> Array:
+    """Orthonormal rows (s, q), s <= t, that span as much as rows (t, q) do, but for what is rounding."""
+    lengths = np.linalg.norm(rows, axis=1)
+    # Each as long as the others: one that is nearly solved counts as much.
+    rows = rows[lengths > 0] / lengths[lengths > 0, None]
+    _, sizes, vectors = np.linalg.svd(rows, full_matrices=False)
+    return vectors[sizes > _SAME_DIRECTION * sizes.max(initial=0.0)]
+
+
 def conjugate_gradients_step(
     products: Array, directions: Array, residuals: Array, solution: Array
 ) -> tuple[Array, Array, Array]:
-    """One step of block conjugate gradients (O'Leary 1980): new solution, residuals and directions, each (t, q).
+    """One step of block conjugate gradients (O'Leary 1980): new solution, residuals (t, q) and directions (s, q).
+
+    The directions are made orthonormal, for those of several systems become dependent, and products that are rounded to
+    float32 would then lose their digits.
 
     Parameters
     ----------
-    products : array (t, q)
+    products : array (s, q)
         Of the system's matrix with the directions.
-    directions, residuals, solution : array (t, q)
+    directions : array (s, q)
+        From the step before; `orthonormal` of the right sides at first.
+    residuals, solution : array (t, q)
     """
     gram = products @ directions.T
-    alpha = np.linalg.lstsq(gram, directions @ residuals.T, rcond=1e-14)[0].T
+    alpha = np.linalg.solve(gram, directions @ residuals.T).T
     solution = solution + alpha @ directions
     remaining = residuals - alpha @ products
-    beta = -np.linalg.lstsq(gram, products @ remaining.T, rcond=1e-14)[0].T
-    return solution, remaining, remaining + beta @ directions
+    beta = -np.linalg.solve(gram, products @ remaining.T).T
+    return solution, remaining, orthonormal(remaining + beta @ directions)

@@ -23,7 +23,7 @@ from tdm_dask.errors import CountsError, InputError, MemoryLimitError, TemplateE
 from tdm_dask.plot.ridge import plot_regularisation
 from tdm_dask.plot.style import new_figure
 from tdm_dask.ridge import LAMBDAS, compared, regularisation_curve
-from tdm_dask.ridge_solver import conjugate_gradients_step
+from tdm_dask.ridge_solver import conjugate_gradients_step, orthonormal
 
 
 def standardised(counts, used, region):
@@ -106,7 +106,7 @@ def test_both_solvers_equal_a_dense_solve(data, scan, layout, scheduler, tmp_pat
         by_steps = tdm.derive_mask(
             array, labelled(templates), method="ridge", solver="conjugate-gradients", **options
         ).compute()
-    assert_masks(by_matrix, expected, 1e-5 * worse)
+    assert_masks(by_matrix, expected, 3e-5 * worse)
     assert_masks(by_steps, by_matrix, 1e-4 * worse)
     mean, std = oracle.statistics(counts, used)
     for mask, solver in ((by_matrix, "gram"), (by_steps, "conjugate-gradients")):
@@ -210,8 +210,9 @@ def test_block_conjugate_gradients_end_after_as_many_steps_as_dimensions_allow()
     matrix = factor @ factor.T + np.eye(12)
     right = rng.normal(size=(4, 12))
     right[3] = right[0] - right[2]  # the directions become dependent at once
-    solution, residuals, directions = np.zeros_like(right), right, right
+    solution, residuals, directions = np.zeros_like(right), right, orthonormal(right)
     for _ in range(4):
+        np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-12)
         solution, residuals, directions = conjugate_gradients_step(directions @ matrix, directions, residuals, solution)
     np.testing.assert_allclose(solution, np.linalg.solve(matrix, right.T).T, atol=1e-8)
 
