@@ -188,10 +188,16 @@ def overview():
     figure = new_figure(2.45 * len(WANTED) + 0.4, 8.6)
     above, middle, below = figure.subfigures(3, 1, height_ratios=(1.35, 1, 1.45))
     angle = COUNTS.attrs.get("semi_angle_mrad")
-    for kind, axes in zip(WANTED, above.subplots(1, len(WANTED), squeeze=False)[0], strict=True):
-        plot_offsets(TRUE.offsets, kind, axes=axes)
-    for kind, axes in zip(WANTED, middle.subplots(1, len(WANTED), squeeze=False)[0], strict=True):
-        plot_significance(TRUE.null, kind, semi_angle=angle, axes=axes)
+    rows = [part.subplots(1, len(WANTED), squeeze=False)[0] for part in (above, middle)]
+    for n, kind in enumerate(WANTED):
+        plot_offsets(TRUE.offsets, kind, axes=rows[0][n])
+        plot_significance(TRUE.null, kind, semi_angle=angle, axes=rows[1][n])
+        for axes, drawn in ((rows[0][n], rows[0][n].collections), (rows[1][n], rows[1][n].images)):
+            # One label on either side is enough.
+            if n > 0:
+                axes.set_ylabel("")
+            if n < len(WANTED) - 1:
+                drawn[0].colorbar.set_label("")
     left, right = below.subplots(1, 2, sharey=True)
     for axes, (method, own) in zip((left, right), HELD_OUT.items(), strict=True):
         plot_verdicts(by_set(own), VERDICTS, axes=axes)

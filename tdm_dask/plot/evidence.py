@@ -61,7 +61,7 @@ def plot_offsets(scan: xr.Dataset, kind: str, *, of: str = "response", axes: Axe
     picture = axes.pcolormesh(x, y, values, cmap=SEQUENTIAL, shading="nearest", rasterized=True)
     if min(overlap.shape) > 1 and overlap.min() < SAME_PLACE:
         axes.contour(x, y, overlap, levels=[SAME_PLACE], colors="white", linewidths=0.9)
-    axes.plot(0, 0, "+", color=INK, markersize=6, markeredgewidth=1.1)
+    axes.plot(0, 0, "+", color=COLOURS[1], markersize=7, markeredgewidth=1.4)
     axes.set_aspect("equal")
     axes.invert_yaxis()
     axes.set_xlabel("offset along x (Å)")
