@@ -103,22 +103,20 @@ def test_no_place_that_is_not_the_true_one_would_be_supported(known):
             assert not all(beats), (kind, scan["dy"].values[a, b], scan["dx"].values[a, b])
 
 
-def test_templates_moved_to_where_they_respond_most_are_not_supported(known):
+def test_a_template_moved_to_where_it_responds_most_is_not_supported(known):
     name, counts, sites, cell, region, scan = known
-    # The others are not stronger anywhere than in their place.
-    for kind in ("Fe", "P+O") if name.startswith("lifepo4") else ("Ti+O",):
-        one = scan.sel(template=kind)
-        away = np.argwhere(one["overlap"].values < 0.8)
-        a, b = away[one["response"].values[tuple(away.T)].argmax()]
-        offset = np.array([scan["dy"].values[a, b], scan["dx"].values[a, b]])
-        moved = sites | {kind: with_images(sites[kind] + offset, cell, counts)}
-        found = evidence(counts, moved, PERIOD[name], sigma=SIGMA, detector_region=region, draws=20)
-        assert found.table["verdict"].sel(template=kind).item() == ELSEWHERE, (kind, offset)
-        # And all kinds moved together.
-        if name.startswith("lifepo4"):
-            moved = {k: with_images(v + offset, cell, counts) for k, v in sites.items()}
-            found = evidence(counts, moved, PERIOD[name], sigma=SIGMA, detector_region=region, draws=20)
-            assert SUPPORTED not in found.table["verdict"].values, (kind, offset)
+    if not name.startswith("lifepo4"):
+        pytest.skip("once is enough, after every place of both by their maps")
+    one = scan.sel(template="Fe")
+    away = np.argwhere(one["overlap"].values < 0.8)
+    a, b = away[one["response"].values[tuple(away.T)].argmax()]
+    offset = np.array([scan["dy"].values[a, b], scan["dx"].values[a, b]])
+    options = {"sigma": SIGMA, "detector_region": region, "draws": 20}
+    moved = {kind: with_images(places + offset, cell, counts) for kind, places in sites.items()}
+    alone = evidence(counts, sites | {"Fe": moved["Fe"]}, PERIOD[name], **options)
+    assert alone.table["verdict"].sel(template="Fe").item() == ELSEWHERE
+    together = evidence(counts, moved, PERIOD[name], **options)
+    assert SUPPORTED not in together.table["verdict"].values
 
 
 def test_random_templates_are_not_supported(known):
