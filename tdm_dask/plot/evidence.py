@@ -68,9 +68,14 @@ def plot_offsets(scan: xr.Dataset, kind: str, *, of: str = "response", axes: Axe
     axes.set_ylabel("offset along y (Å)")
     rank = {"response": "rank", "own_response": "own_rank", "image_correlation": "image_rank"}[of]
     axes.set_title(f"{kind}: {_as_strong(float(one[rank]))}")
-    bar = axes.figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.03, label=ways[of])
-    bar.outline.set_visible(False)
+    _draw_bar(axes, picture, ways[of])
     return axes
+
+
+def _draw_bar(axes: Axes, picture: Any, label: str) -> None:
+    """A colour bar as high as the map is, whatever room there is."""
+    bar = axes.figure.colorbar(picture, cax=axes.inset_axes((1.04, 0.06, 0.055, 0.88)), label=label)
+    bar.outline.set_visible(False)
 
 
 def _as_strong(rank: float) -> str:
@@ -120,8 +125,7 @@ def plot_significance(
         axes.set_xlim(-1.15 * semi_angle, 1.15 * semi_angle)
         axes.set_ylim(1.15 * semi_angle, -1.15 * semi_angle)
     axes.set_title(f"{kind}: p = {float(one['p']):.2g}")
-    bar = axes.figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.03, label="ρ over rms of random sites")
-    bar.outline.set_visible(False)
+    _draw_bar(axes, picture, "ρ over rms of random sites")
     return axes
 
 
