@@ -78,16 +78,26 @@ _HOME = {
     "template_influence": "influence",
     "held_out_cross_talk": "held_out",
     "site_contrast": "evaluation",
+    "from_signal": "signals",
+    "to_signal": "signals",
+    "open_signal": "hyperspy",
+    "counting_variance": "counting_noise",
+    "follow": "arrival",
+    "occupancy_table": "occupancy",
+    "detection_limit": "occupancy",
+    "crystal_block": "specimens",
     "run_recipe": "recipe",
     "label_counts": "axes",
 }
-_MODULES = {"errors"}
+_MODULES = {"errors", "hyperspy"}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 
 if TYPE_CHECKING:
     from . import errors as errors
+    from . import hyperspy as hyperspy
     from .aperture import collection_aperture as collection_aperture
+    from .arrival import follow as follow
     from .axes import label_counts as label_counts
     from .beam_tilt import descan as descan
     from .calibration import calibrate as calibrate
@@ -97,6 +107,7 @@ if TYPE_CHECKING:
     from .components import principal_components as principal_components
     from .conversion import convert as convert
     from .conversion import convert_stack as convert_stack
+    from .counting_noise import counting_variance as counting_variance
     from .crystal import sites_from_cif as sites_from_cif
     from .deflection import centre_of_mass as centre_of_mass
     from .deflection import differential_phase_contrast as differential_phase_contrast
@@ -107,6 +118,7 @@ if TYPE_CHECKING:
     from .evaluation import cross_talk as cross_talk
     from .evaluation import site_contrast as site_contrast
     from .held_out import held_out_cross_talk as held_out_cross_talk
+    from .hyperspy import open_signal as open_signal
     from .influence import template_influence as template_influence
     from .lattice import Lattice as Lattice
     from .line_profiles import averaged_profile as averaged_profile
@@ -122,6 +134,8 @@ if TYPE_CHECKING:
     from .noise import thinned_snr as thinned_snr
     from .null import null_distribution as null_distribution
     from .null import random_sites as random_sites
+    from .occupancy import detection_limit as detection_limit
+    from .occupancy import occupancy_table as occupancy_table
     from .offsets import offset_scan as offset_scan
     from .opening import open as open
     from .phase import integrated_centre_of_mass as integrated_centre_of_mass
@@ -134,8 +148,11 @@ if TYPE_CHECKING:
     from .regions import crop as crop
     from .registration import register_sites as register_sites
     from .ridge import regularisation_curve as regularisation_curve
+    from .signals import from_signal as from_signal
+    from .signals import to_signal as to_signal
     from .simulation import simulate as simulate
     from .simulation import simulate_pacbed as simulate_pacbed
+    from .specimens import crystal_block as crystal_block
     from .statistics import pixel_statistics as pixel_statistics
     from .store import verify as verify
     from .streaming import live_image as live_image

@@ -39,6 +39,7 @@ _METHODS = (
     "offset_scan",
     "null_distribution",
     "template_influence",
+    "counting_variance",
 )
 
 

@@ -15,6 +15,8 @@ SCAN = ("y", "x")
 DETECTOR = ("ky", "kx")
 DIMS = SCAN + DETECTOR
 TEMPLATE = "template"
+# Dim of images that are compared with templates.
+IMAGE = "image"
 
 VALID_PIXELS = "valid_pixels"
 VALID_PATTERNS = "valid_patterns"

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import SCAN, TEMPLATE, VALID_PATTERNS, require_same_coordinates, require_unit
+from .axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, require_same_coordinates, require_unit
 from .errors import TemplateError
 from .sites import sites_by_kind
 
-IMAGE, KIND = "image", "kind"
+KIND = "kind"
 
 
 def correlations(images: xr.DataArray, templates: xr.DataArray) -> xr.DataArray:

@@ -10,10 +10,10 @@ import dask
 import numpy as np
 import xarray as xr
 
-from .axes import SCAN, TEMPLATE, VALID_PATTERNS, check_counts
+from .axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, check_counts
 from .block_moments import block_edges, block_moments
 from .errors import InputError, RegionError, TemplateError
-from .evaluation import IMAGE, cross_talk
+from .evaluation import cross_talk
 from .masks import NORMALISATION_OF, apply_mask, derive_mask
 from .ridge import LAMBDA, LAMBDAS, RidgeOptions, RidgeProblem, chosen_path
 from .ridge_solver import RidgePath, SecondMoments, pearson_path, read_on, response

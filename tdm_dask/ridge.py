@@ -24,10 +24,9 @@ import numpy as np
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from .axes import DETECTOR, SCAN, TEMPLATE, check_counts
+from .axes import DETECTOR, IMAGE, SCAN, TEMPLATE, check_counts
 from .block_moments import block_edges, block_moments
 from .errors import InputError
-from .evaluation import IMAGE
 from .passes import lazily, moments
 from .reductions import prepare_masks, prepare_templates
 from .ridge_solver import (

@@ -92,7 +92,7 @@ def test_every_public_name_resolves():
 
 def test_no_module_hides_a_public_function():
     """Importing a submodule sets an attribute of the package, which would take the function's place."""
-    assert not {p.stem for p in MODULES} & (set(tdm.__all__) - {"errors"})
+    assert not {p.stem for p in MODULES} & (set(tdm.__all__) - {"errors", "hyperspy"})
 
 
 def test_importing_the_package_loads_nothing_beyond_xarray():

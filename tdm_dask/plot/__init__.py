@@ -12,6 +12,8 @@ from .matrix import plot_matrix
 from .occupancy import plot_detection, plot_occupancy
 from .phase import plot_deflection, plot_line_profiles
 from .profiles import plot_radial_profile
+from .ridge import plot_regularisation
+from .series import plot_image_series, plot_series
 from .sites import plot_sites
 from .style import save_figure
 from .thickness import plot_matched_patterns, plot_misfit
@@ -26,6 +28,7 @@ __all__ = [
     "plot_detection",
     "plot_displacements",
     "plot_image",
+    "plot_image_series",
     "plot_line_profiles",
     "plot_mask",
     "plot_matched_patterns",
@@ -34,6 +37,8 @@ __all__ = [
     "plot_occupancy",
     "plot_pacbed",
     "plot_radial_profile",
+    "plot_regularisation",
+    "plot_series",
     "plot_sites",
     "save_figure",
 ]
