@@ -40,23 +40,23 @@ _HOME = {
     "transfer_mask": "masks",
     "proxy": "tuning",
     "column_images": "tuning",
-    "cross_talk": "evaluation",
+    "cross_talk": "evaluation.cross_talk",
     "regularisation_curve": "ridge",
     "matrix_view": "matrix",
     "radial_profile": "profiles",
     "thin": "thinning",
     "split_electrons": "thinning",
-    "thinned_snr": "noise",
-    "lattice_snr": "noise",
+    "thinned_snr": "evaluation.noise",
+    "lattice_snr": "evaluation.noise",
     "principal_components": "components",
     "nonnegative_components": "components",
-    "find_columns": "columns",
-    "Lattice": "lattice",
-    "sites_from_cif": "crystal",
-    "register_sites": "registration",
-    "refine_columns": "refinement",
-    "refined_sites": "refinement",
-    "displacements": "displacement",
+    "find_columns": "columns.finding",
+    "Lattice": "columns.lattice",
+    "sites_from_cif": "columns.crystal",
+    "register_sites": "columns.registration",
+    "refine_columns": "columns.refinement",
+    "refined_sites": "columns.refinement",
+    "displacements": "columns.displacement",
     "symmetrise_mask": "symmetry",
     "centre_of_mass": "deflection",
     "differential_phase_contrast": "deflection",
@@ -70,22 +70,23 @@ _HOME = {
     "live_image": "streaming",
     "collection_aperture": "aperture",
     "match_thickness": "thickness",
-    "simulate": "simulation",
-    "simulate_pacbed": "simulation",
-    "offset_scan": "offsets",
-    "random_sites": "null",
-    "null_distribution": "null",
-    "template_influence": "influence",
-    "held_out_cross_talk": "held_out",
-    "site_contrast": "evaluation",
-    "from_signal": "signals",
-    "to_signal": "signals",
+    "simulate": "simulation.multislice",
+    "simulate_pacbed": "simulation.multislice",
+    "offset_scan": "evaluation.offsets",
+    "random_sites": "evaluation.null",
+    "null_distribution": "evaluation.null",
+    "template_influence": "evaluation.influence",
+    "held_out_cross_talk": "evaluation.held_out",
+    "site_contrast": "evaluation.cross_talk",
+    "from_signal": "signals.conversion",
+    "to_signal": "signals.conversion",
     "open_signal": "hyperspy",
-    "counting_variance": "counting_noise",
+    "counting_variance": "evaluation.counting_noise",
+    "evidence": "evaluation.verdict",
     "follow": "arrival",
-    "occupancy_table": "occupancy",
-    "detection_limit": "occupancy",
-    "crystal_block": "specimens",
+    "occupancy_table": "evaluation.occupancy",
+    "detection_limit": "evaluation.occupancy",
+    "crystal_block": "simulation.specimens",
     "run_recipe": "recipe",
     "label_counts": "axes",
 }
@@ -102,25 +103,36 @@ if TYPE_CHECKING:
     from .beam_tilt import descan as descan
     from .calibration import calibrate as calibrate
     from .calibration import reciprocal as reciprocal
-    from .columns import find_columns as find_columns
+    from .columns.crystal import sites_from_cif as sites_from_cif
+    from .columns.displacement import displacements as displacements
+    from .columns.finding import find_columns as find_columns
+    from .columns.lattice import Lattice as Lattice
+    from .columns.refinement import refine_columns as refine_columns
+    from .columns.refinement import refined_sites as refined_sites
+    from .columns.registration import register_sites as register_sites
     from .components import nonnegative_components as nonnegative_components
     from .components import principal_components as principal_components
     from .conversion import convert as convert
     from .conversion import convert_stack as convert_stack
-    from .counting_noise import counting_variance as counting_variance
-    from .crystal import sites_from_cif as sites_from_cif
     from .deflection import centre_of_mass as centre_of_mass
     from .deflection import differential_phase_contrast as differential_phase_contrast
     from .detectors import annulus as annulus
     from .detectors import disk as disk
     from .detectors import segments as segments
-    from .displacement import displacements as displacements
-    from .evaluation import cross_talk as cross_talk
-    from .evaluation import site_contrast as site_contrast
-    from .held_out import held_out_cross_talk as held_out_cross_talk
+    from .evaluation.counting_noise import counting_variance as counting_variance
+    from .evaluation.cross_talk import cross_talk as cross_talk
+    from .evaluation.cross_talk import site_contrast as site_contrast
+    from .evaluation.held_out import held_out_cross_talk as held_out_cross_talk
+    from .evaluation.influence import template_influence as template_influence
+    from .evaluation.noise import lattice_snr as lattice_snr
+    from .evaluation.noise import thinned_snr as thinned_snr
+    from .evaluation.null import null_distribution as null_distribution
+    from .evaluation.null import random_sites as random_sites
+    from .evaluation.occupancy import detection_limit as detection_limit
+    from .evaluation.occupancy import occupancy_table as occupancy_table
+    from .evaluation.offsets import offset_scan as offset_scan
+    from .evaluation.verdict import evidence as evidence
     from .hyperspy import open_signal as open_signal
-    from .influence import template_influence as template_influence
-    from .lattice import Lattice as Lattice
     from .line_profiles import averaged_profile as averaged_profile
     from .line_profiles import line_profile as line_profile
     from .line_profiles import profile_peaks as profile_peaks
@@ -130,29 +142,19 @@ if TYPE_CHECKING:
     from .masks import derive_mask as derive_mask
     from .masks import transfer_mask as transfer_mask
     from .matrix import matrix_view as matrix_view
-    from .noise import lattice_snr as lattice_snr
-    from .noise import thinned_snr as thinned_snr
-    from .null import null_distribution as null_distribution
-    from .null import random_sites as random_sites
-    from .occupancy import detection_limit as detection_limit
-    from .occupancy import occupancy_table as occupancy_table
-    from .offsets import offset_scan as offset_scan
     from .opening import open as open
     from .phase import integrated_centre_of_mass as integrated_centre_of_mass
     from .phase import scan_rotation as scan_rotation
     from .profiles import radial_profile as radial_profile
     from .recipe import run_recipe as run_recipe
-    from .refinement import refine_columns as refine_columns
-    from .refinement import refined_sites as refined_sites
     from .regions import bin as bin
     from .regions import crop as crop
-    from .registration import register_sites as register_sites
     from .ridge import regularisation_curve as regularisation_curve
-    from .signals import from_signal as from_signal
-    from .signals import to_signal as to_signal
-    from .simulation import simulate as simulate
-    from .simulation import simulate_pacbed as simulate_pacbed
-    from .specimens import crystal_block as crystal_block
+    from .signals.conversion import from_signal as from_signal
+    from .signals.conversion import to_signal as to_signal
+    from .simulation.multislice import simulate as simulate
+    from .simulation.multislice import simulate_pacbed as simulate_pacbed
+    from .simulation.specimens import crystal_block as crystal_block
     from .statistics import pixel_statistics as pixel_statistics
     from .store import verify as verify
     from .streaming import live_image as live_image

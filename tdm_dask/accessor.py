@@ -40,6 +40,7 @@ _METHODS = (
     "null_distribution",
     "template_influence",
     "counting_variance",
+    "evidence",
 )
 
 

@@ -26,11 +26,11 @@ from .lazy import source_of
 from .masks import Method, Normalisation
 from .opening import open as open_counts
 from .progress import ProgressBars
-from .signal_operands import detector_operand, mask_operand, scan_operand, template_operand
-from .signal_regions import roi_sites
-from .signals import from_signal, to_signal
+from .signals.conversion import from_signal, to_signal
+from .signals.operands import detector_operand, mask_operand, scan_operand, template_operand
+from .signals.regions import roi_sites
+from .signals.tuner import TemplateTuner
 from .storage import StoreLike
-from .template_tuner import TemplateTuner
 
 __all__ = [
     "TemplateTuner",

@@ -29,8 +29,8 @@ import tdm_dask as tdm
 from .axes import DESCAN, DETECTOR, TEMPLATE, quantity_pair
 from .calibration import HISTORY
 from .detectors import parse_detector
-from .evaluation import correlations, cross_talk, site_contrast
-from .evidence import evidence as evidence_on
+from .evaluation.cross_talk import correlations, cross_talk, site_contrast
+from .evaluation.verdict import evidence as evidence_on
 from .progress import Stage, silent
 from .recipe_file import Recipe
 from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
@@ -71,7 +71,7 @@ class RecipeResult:
     seconds : dict of str to float
         What each stage took; stages that an earlier run had finished are not listed.
     evidence : xarray.Dataset
-        As :attr:`tdm_dask.evidence.Evidence.dataset` has it; empty where the recipe asks for none.
+        As :attr:`tdm_dask.evaluation.verdict.Evidence.dataset` has it; empty where the recipe asks for none.
     """
 
     recipe: Recipe

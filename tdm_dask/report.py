@@ -48,7 +48,7 @@ def write_report(result: RecipeResult, plan: Plan | None = None) -> Report:
     Parameters
     ----------
     result : RecipeResult
-        From :func:`tdm_dask.recipe.run_recipe`.
+        From :func:`tdm_dask.run_recipe`.
     plan : Plan, optional
         What was expected of the run, to be shown beside what it took: from :func:`tdm_dask.plan.plan_recipe`.
 

@@ -57,7 +57,7 @@ def match_thickness(
         What `pixel_statistics` gave, or a mean pattern, in mrad; `valid_pixels` are honoured.
     library : DataArray (thickness, ky, kx)
         Simulated mean patterns of any normalisation, in mrad, four thicknesses or more in nm or angstrom; such as
-        `tdm_dask.simulation.simulate_pacbed` gives.
+        `tdm_dask.simulate_pacbed` gives.
     n : int, optional
         Patterns that a mean pattern without them is the mean of; 1 by default, as if it were a sum of counts.
     rotation : float, str or a pair of them, default (-2, 2)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lattice_images import drawn, empty_scan, furthest, inside, scan_of
 
-from tdm_dask.columns import find_columns, scan_image
+from tdm_dask.columns.finding import find_columns, scan_image
 from tdm_dask.errors import CoordinateError, InputError, SiteError, UnitError
 
 

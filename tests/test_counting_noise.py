@@ -11,8 +11,8 @@ from test_promises import CountingStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import label_counts
-from tdm_dask.counting_noise import counting_variance
 from tdm_dask.errors import InputError, MaskError
+from tdm_dask.evaluation.counting_noise import counting_variance
 
 MEAN = np.random.default_rng(0).uniform(2, 30, (5, 6, 4, 4))
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from tdm_dask.crystal import sites_from_cif
+from tdm_dask.columns.crystal import sites_from_cif
 from tdm_dask.errors import SiteError
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"

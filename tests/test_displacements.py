@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.displacement import displacements
+from tdm_dask.columns.displacement import displacements
+from tdm_dask.columns.refinement import refine_columns
 from tdm_dask.errors import InputError, SiteError
 from tdm_dask.plot.displacements import DIRECTIONS, plot_displacements
-from tdm_dask.refinement import refine_columns
 
 
 def perovskite(ny, nx, a=4.0):

@@ -8,7 +8,7 @@ import xarray as xr
 
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import CoordinateError, SiteError, TemplateError
-from tdm_dask.evaluation import correlations, cross_talk, site_contrast
+from tdm_dask.evaluation.cross_talk import correlations, cross_talk, site_contrast
 
 KINDS = ["Li", "Fe", "O"]
 

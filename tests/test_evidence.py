@@ -13,9 +13,9 @@ from test_promises import CountingStore
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, label_counts
 from tdm_dask.errors import TemplateError
-from tdm_dask.evidence import evidence
-from tdm_dask.null import null_distribution, random_sites
-from tdm_dask.offsets import offset_scan
+from tdm_dask.evaluation.null import null_distribution, random_sites
+from tdm_dask.evaluation.offsets import offset_scan
+from tdm_dask.evaluation.verdict import evidence
 
 SIGMA, STEP, SIZE, CELL = 0.4, 0.25, 24, (2.0, 3.0)
 SUPPORTED, ELSEWHERE, NOT = "supported", "not distinguished from other offsets", "not supported"

@@ -12,10 +12,10 @@ from scipy.stats import norm
 
 import tdm_dask as tdm
 from tdm_dask.axes import label_counts
-from tdm_dask.evidence import evidence
-from tdm_dask.influence import template_influence
-from tdm_dask.null import random_sites
-from tdm_dask.offsets import offset_scan
+from tdm_dask.evaluation.influence import template_influence
+from tdm_dask.evaluation.null import random_sites
+from tdm_dask.evaluation.offsets import offset_scan
+from tdm_dask.evaluation.verdict import evidence
 
 SIGMA = 0.35
 SUPPORTED, ELSEWHERE, NOT = "supported", "not distinguished from other offsets", "not supported"

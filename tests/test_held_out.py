@@ -13,8 +13,8 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.errors import InputError, MemoryLimitError, RegionError, TemplateError
-from tdm_dask.evaluation import cross_talk
-from tdm_dask.held_out import held_out_cross_talk
+from tdm_dask.evaluation.cross_talk import cross_talk
+from tdm_dask.evaluation.held_out import held_out_cross_talk
 from tdm_dask.ridge import regularisation_curve
 
 FOLDS = {

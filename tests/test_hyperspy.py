@@ -24,8 +24,8 @@ from tdm_dask.lazy import source_of
 
 hs = pytest.importorskip("hyperspy.api")
 hyperspy = importlib.import_module("tdm_dask.hyperspy")
-from tdm_dask.signal_node import NODE  # noqa: E402
-from tdm_dask.signals import ORIGIN, from_signal, to_signal  # noqa: E402
+from tdm_dask.signals.conversion import ORIGIN, from_signal, to_signal  # noqa: E402
+from tdm_dask.signals.node import NODE  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,7 +21,7 @@ from tdm_dask.shards import COMPRESSIONS
 matplotlib.use("Agg")
 hs = pytest.importorskip("hyperspy.api")
 hyperspy = importlib.import_module("tdm_dask.hyperspy")
-from tdm_dask.signals import from_signal  # noqa: E402
+from tdm_dask.signals.conversion import from_signal  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from test_promises import CountingStore
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, label_counts
 from tdm_dask.errors import SiteError
-from tdm_dask.influence import template_influence
+from tdm_dask.evaluation.influence import template_influence
 
 SIGMA, PERIOD, STEP, SIZE = 0.5, 3.0, 0.25, 36
 

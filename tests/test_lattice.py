@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lattice_images import drawn, empty_scan, furthest, inside, scan_of
 
-from tdm_dask.columns import find_columns
+from tdm_dask.columns.finding import find_columns
+from tdm_dask.columns.lattice import Drift, Lattice
+from tdm_dask.columns.periodicity import reduced
 from tdm_dask.errors import CoordinateError, SiteError
-from tdm_dask.lattice import Drift, Lattice
-from tdm_dask.periodicity import reduced
 
 PEROVSKITE = {"Pb": [(0.0, 0.0)], "Ti": [(0.5, 0.54)], "O": [(0.0, 0.62), (0.5, 0.11)]}
 MOTIF = {"Fe": [(0.0, 0.0), (0.13, 0.5)], "P": [(0.62, 0.5), (0.25, 0.0)]}

@@ -16,7 +16,7 @@ from test_promises import CountingStore
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, label_counts
 from tdm_dask.errors import InputError, SiteError
-from tdm_dask.null import null_distribution, random_sites
+from tdm_dask.evaluation.null import null_distribution, random_sites
 
 SIGMA = 0.5
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import InputError, SiteError
-from tdm_dask.occupancy import column_responses, detection_limit, occupancy_table
+from tdm_dask.evaluation.occupancy import column_responses, detection_limit, occupancy_table
 from tdm_dask.plot.occupancy import plot_detection, plot_occupancy
 
 CELL = (24.0, 24.0)

@@ -12,7 +12,7 @@ from test_promises import CountingStore
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, label_counts
 from tdm_dask.errors import CoordinateError, InputError, TemplateError
-from tdm_dask.offsets import offset_scan
+from tdm_dask.evaluation.offsets import offset_scan
 
 SIGMA = 0.5
 
@@ -211,6 +211,6 @@ def test_what_cannot_be_scanned_is_refused_in_words():
 def test_too_many_harmonics_are_refused(monkeypatch):
     axes = scan_axes(24, 24)
     template = xr.DataArray(drawn(axes, lattice_sites(SQUARE, MOTIF["A"], 6)), axes, ("y", "x"))
-    monkeypatch.setattr("tdm_dask.offsets.MOST_HARMONICS", 2)
+    monkeypatch.setattr("tdm_dask.evaluation.offsets.MOST_HARMONICS", 2)
     with pytest.raises(InputError, match="at most 2 are taken"):
         offset_scan(structured_counts(axes, [template.values]), template, (2.0, 3.0))

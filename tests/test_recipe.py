@@ -13,7 +13,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask.errors import CorruptStoreError, InputError, RecipeError, SourceError, UnitError
-from tdm_dask.evidence import evidence
+from tdm_dask.evaluation.verdict import evidence
 from tdm_dask.recipe import run_recipe
 from tdm_dask.recipe_file import load_recipe
 

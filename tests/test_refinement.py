@@ -11,8 +11,8 @@ from scipy.optimize import curve_fit
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
+from tdm_dask.columns.refinement import refine_columns, refined_sites
 from tdm_dask.errors import CoordinateError, InputError, SiteError, UnitError
-from tdm_dask.refinement import refine_columns, refined_sites
 
 STEPS = (0.25, 0.2)
 

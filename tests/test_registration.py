@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from lattice_images import drawn, empty_scan, furthest, inside, scan_of
 
-from tdm_dask.crystal import sites_from_cif
+from tdm_dask.columns.crystal import sites_from_cif
+from tdm_dask.columns.lattice import Drift, Lattice
+from tdm_dask.columns.registration import column_weights, register_sites
 from tdm_dask.errors import CoordinateError, InputError, RegionError, SiteError
-from tdm_dask.lattice import Drift, Lattice
-from tdm_dask.registration import column_weights, register_sites
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 # No rotation or mirror image of it gives the same sites.

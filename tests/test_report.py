@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import InputError
-from tdm_dask.evaluation import cross_talk
+from tdm_dask.evaluation.cross_talk import cross_talk
 from tdm_dask.image_file import check_image_path, write_image
 from tdm_dask.plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from tdm_dask.recipe import run_recipe

@@ -10,7 +10,7 @@ from test_physics import SIGMA, with_periodic_images
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.held_out import held_out_cross_talk
+from tdm_dask.evaluation.held_out import held_out_cross_talk
 
 # What must be reached with masks of one half of the scan read on the other, as a mean over four folds: the R_ii of each
 # kind, the excess of R over G, and that of Pearson masks.

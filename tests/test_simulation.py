@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 import tdm_dask as tdm
-from tdm_dask import simulated_scan
-from tdm_dask.conditions import SIGMAS
-from tdm_dask.conditions import scatterer_of as scatterer_of_request
 from tdm_dask.errors import InputError, TdmError
-from tdm_dask.simulated_scan import mean_intensities
-from tdm_dask.simulation import simulate, simulate_pacbed
+from tdm_dask.simulation import simulated_scan
+from tdm_dask.simulation.conditions import SIGMAS
+from tdm_dask.simulation.conditions import scatterer_of as scatterer_of_request
+from tdm_dask.simulation.multislice import simulate, simulate_pacbed
+from tdm_dask.simulation.simulated_scan import mean_intensities
 
 abtem = pytest.importorskip("abtem")
 
-from tdm_dask.specimens import lifepo4  # noqa: E402
+from tdm_dask.simulation.specimens import lifepo4  # noqa: E402
 
 SMALL = {
     "potential_sampling": 0.26,

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdm_dask.defects import (
+from tdm_dask.errors import InputError, SiteError
+from tdm_dask.evaluation.occupancy import equivalent_columns, equivalent_places
+from tdm_dask.simulation.defects import (
     add_defect,
     antisite,
     displace,
@@ -19,14 +21,12 @@ from tdm_dask.defects import (
     partial_columns,
     vacancy,
 )
-from tdm_dask.errors import InputError, SiteError
-from tdm_dask.occupancy import equivalent_columns, equivalent_places
 
 pytest.importorskip("ase")
 
 from ase import Atoms
 
-from tdm_dask.specimens import crystal_block, lifepo4, pbtio3_wall
+from tdm_dask.simulation.specimens import crystal_block, lifepo4, pbtio3_wall
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 CIF = """data_test
@@ -86,7 +86,7 @@ def test_a_cif_gives_the_same_block():
 @pytest.mark.parametrize("zone", [(0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, -1, 1)])
 def test_a_block_shows_what_its_cif_shows_from_the_source(tmp_path, zone):
     """Of a crystal without any symmetry, so that a mirror image or a crystal upside down would be found."""
-    from tdm_dask.crystal import sites_from_cif
+    from tdm_dask.columns.crystal import sites_from_cif
 
     path = tmp_path / "p1.cif"
     path.write_text(CIF.format(a=6.0, b=6.0, c=6.0, occupancy=1.0))

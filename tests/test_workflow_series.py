@@ -190,7 +190,7 @@ def test_scans_that_are_there_are_not_simulated_again(results, tmp_path, monkeyp
     def refuse(*arguments):
         raise AssertionError("a scan was simulated again")
 
-    monkeypatch.setattr("tdm_dask.simulated_scan.mean_intensities", refuse)
+    monkeypatch.setattr("tdm_dask.simulation.simulated_scan.mean_intensities", refuse)
     monkeypatch.setattr(results[2]["known_scan"], "write", lambda *_: None)
     before = {path: path.stat().st_mtime_ns for path in (results[0] / "stores").rglob("*") if path.is_file()}
     focus, thickness = results[2]["simulated"]()

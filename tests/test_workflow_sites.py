@@ -13,7 +13,7 @@ import pytest
 from lattice_images import empty_scan
 
 import tdm_dask as tdm
-from tdm_dask.lattice import Lattice
+from tdm_dask.columns.lattice import Lattice
 from tdm_dask.plot.sites import plot_sites
 from tdm_dask.plot.style import new_axes
 

@@ -21,7 +21,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import tdm_dask as tdm
-from tdm_dask.noise import lattice_snr, thinned_snr
+from tdm_dask.evaluation.noise import lattice_snr, thinned_snr
 from tdm_dask.plot import plot_image, plot_mask
 from tdm_dask.plot.drawing import draw_image, draw_sites
 from tdm_dask.plot.profiles import CORRELATION, INTENSITY, plot_radial_profile

@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
 from tdm_dask.detectors import parse_detector
-from tdm_dask.evaluation import correlations
+from tdm_dask.evaluation.cross_talk import correlations
 from tdm_dask.line_profiles import averaged_profile, normalised, profile_peaks, profile_sites
 from tdm_dask.phase import centre_of_mass, integrated_centre_of_mass, scan_rotation
 from tdm_dask.plot.drawing import draw_image, draw_sites

@@ -26,14 +26,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 import tdm_dask as tdm
-from tdm_dask.defects import fig4_defects, nearest_image, partial_columns
 from tdm_dask.detectors import parse_detector
-from tdm_dask.occupancy import detection_limit, equivalent_columns, equivalent_places, occupancy_table
+from tdm_dask.evaluation.occupancy import detection_limit, equivalent_columns, equivalent_places, occupancy_table
 from tdm_dask.plot.drawing import bare, draw_image, draw_mask
 from tdm_dask.plot.occupancy import plot_detection, plot_occupancy
 from tdm_dask.plot.style import COLOURS, new_figure, styled
-from tdm_dask.simulation import PRESETS, simulate
-from tdm_dask.specimens import lifepo4
+from tdm_dask.simulation.defects import fig4_defects, nearest_image, partial_columns
+from tdm_dask.simulation.multislice import PRESETS, simulate
+from tdm_dask.simulation.specimens import lifepo4
 
 SIGMA = 0.35  # angstrom, of the Gaussian templates
 REGION = 24.0  # mrad, of the detector that masks may use

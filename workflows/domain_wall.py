@@ -35,14 +35,14 @@ from matplotlib.patches import Polygon
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
-from tdm_dask.columns import find_columns
+from tdm_dask.columns.displacement import displacements
+from tdm_dask.columns.finding import find_columns
+from tdm_dask.columns.lattice import Lattice
+from tdm_dask.columns.refinement import refine_columns, refined_sites
 from tdm_dask.detectors import parse_detector
-from tdm_dask.displacement import displacements
-from tdm_dask.lattice import Lattice
 from tdm_dask.plot.displacements import plot_displacements
 from tdm_dask.plot.drawing import bare, draw_image, draw_mask, draw_sites
 from tdm_dask.plot.style import COLOURS, INK, new_figure, styled
-from tdm_dask.refinement import refine_columns, refined_sites
 from tdm_dask.symmetry import symmetrise_mask
 
 SIGMA = 0.35  # angstrom, of the Gaussians of templates

@@ -30,10 +30,10 @@ import xarray as xr
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
-from tdm_dask.evidence import Evidence, evidence
-from tdm_dask.held_out import held_out_cross_talk
-from tdm_dask.influence import template_influence
-from tdm_dask.null import random_sites
+from tdm_dask.evaluation.held_out import held_out_cross_talk
+from tdm_dask.evaluation.influence import template_influence
+from tdm_dask.evaluation.null import random_sites
+from tdm_dask.evaluation.verdict import Evidence, evidence
 from tdm_dask.plot.evidence import plot_influence, plot_offsets, plot_significance, plot_verdicts
 from tdm_dask.plot.style import new_figure, styled
 

@@ -67,7 +67,7 @@ def specimen_of(thickness: float):
 
 def simulated() -> xr.DataArray:
     """The library of mean patterns."""
-    from tdm_dask.simulation import simulate_pacbed
+    from tdm_dask.simulation.multislice import simulate_pacbed
 
     thicknesses = np.arange(ARGUMENTS.thinnest, ARGUMENTS.thickest + 1e-9, ARGUMENTS.step)
     options = {"frozen_phonons": ARGUMENTS.frozen_phonons}

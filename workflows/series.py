@@ -35,11 +35,11 @@ from matplotlib.lines import Line2D
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
-from tdm_dask.evaluation import correlations
+from tdm_dask.evaluation.cross_talk import correlations
 from tdm_dask.plot.drawing import draw_sites
 from tdm_dask.plot.series import plot_image_series, plot_series
 from tdm_dask.plot.style import COLOURS, INK, MARKERS, figure_of, new_figure, styled
-from tdm_dask.specimens import lifepo4
+from tdm_dask.simulation.specimens import lifepo4
 
 
 def arguments() -> argparse.Namespace:

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from tdm_dask.axes import quantity
-from tdm_dask.defects import add_defect, fig4_defects
 from tdm_dask.errors import TdmError
 from tdm_dask.progress import ProgressBars
-from tdm_dask.simulation import BLOCKS, PRESETS, simulate
-from tdm_dask.specimens import Specimen, crystal_block, lifepo4, pbtio3_wall
+from tdm_dask.simulation.defects import add_defect, fig4_defects
+from tdm_dask.simulation.multislice import BLOCKS, PRESETS, simulate
+from tdm_dask.simulation.specimens import Specimen, crystal_block, lifepo4, pbtio3_wall
 
 
 def arguments() -> argparse.Namespace:

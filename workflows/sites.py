@@ -26,12 +26,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
-from tdm_dask.columns import find_columns
-from tdm_dask.crystal import sites_from_cif
-from tdm_dask.lattice import Lattice
+from tdm_dask.columns.crystal import sites_from_cif
+from tdm_dask.columns.finding import find_columns
+from tdm_dask.columns.lattice import Lattice
+from tdm_dask.columns.registration import register_sites
 from tdm_dask.plot.sites import plot_sites
 from tdm_dask.plot.style import new_figure, styled
-from tdm_dask.registration import register_sites
 
 HERE = Path(__file__).parent if "__file__" in globals() else Path()
 MARGIN = 1.5  # angstrom: columns this far outside the scan reach into it

@@ -8,6 +8,7 @@ from .aperture import plot_aperture, plot_aperture_signals
 from .basic import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed
 from .components import plot_components
 from .displacements import plot_displacements
+from .evidence import plot_influence, plot_offsets, plot_significance, plot_verdicts
 from .matrix import plot_matrix
 from .occupancy import plot_detection, plot_occupancy
 from .phase import plot_deflection, plot_line_profiles
@@ -29,16 +30,20 @@ __all__ = [
     "plot_displacements",
     "plot_image",
     "plot_image_series",
+    "plot_influence",
     "plot_line_profiles",
     "plot_mask",
     "plot_matched_patterns",
     "plot_matrix",
     "plot_misfit",
     "plot_occupancy",
+    "plot_offsets",
     "plot_pacbed",
     "plot_radial_profile",
     "plot_regularisation",
     "plot_series",
+    "plot_significance",
     "plot_sites",
+    "plot_verdicts",
     "save_figure",
 ]

@@ -26,7 +26,7 @@ def plot_aperture(
     Parameters
     ----------
     found : Dataset
-        What `tdm_dask.aperture.collection_aperture` gave.
+        What `tdm_dask.collection_aperture` gave.
     mask : DataArray (ky, kx)
         In mrad; such as the mask of the same kind of column.
     semi_angle : float, optional
@@ -65,7 +65,7 @@ def plot_aperture_signals(
     Parameters
     ----------
     found : Dataset
-        What `tdm_dask.aperture.collection_aperture` gave.
+        What `tdm_dask.collection_aperture` gave.
     title : str
         Above the figure.
     axes : matplotlib Axes, optional

@@ -163,7 +163,7 @@ def plot_columns(
 
 @styled
 def plot_cross_talk(table: xr.Dataset, *, figure: Figure | SubFigure | None = None) -> np.ndarray:
-    """The table of :func:`tdm_dask.evaluation.cross_talk` as three heat maps: R, G and R - G.
+    """The table of :func:`tdm_dask.cross_talk` as three heat maps: R, G and R - G.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def plot_displacements(
     Parameters
     ----------
     displacements : xarray.Dataset
-        What :func:`tdm_dask.displacement.displacements` returned, in angstrom. Small crosses mark columns that have a
+        What :func:`tdm_dask.displacements` returned, in angstrom. Small crosses mark columns that have a
         position but no complete neighbourhood.
     image : xarray.DataArray or None
         Dims (y, x), in angstrom. None adds plain arrows to `axes` that show the image already: no crosses, no key.
@@ -63,7 +63,7 @@ def plot_displacements(
 
     Examples
     --------
-    >>> from tdm_dask.displacement import displacements
+    >>> from tdm_dask.columns.displacement import displacements
     >>> from tdm_dask.axes import axis_coordinate
     >>> steps = {dim: axis_coordinate(dim, 9, 0.5, unit="angstrom") for dim in ("y", "x")}
     >>> image = xr.DataArray(np.eye(9), coords=steps, dims=("y", "x"))

@@ -19,7 +19,7 @@ CLOSEST = 0.08  # of the picture's width, between two ticks
 
 @styled
 def plot_matrix(view: xr.Dataset, *, title: str = "", axes: Axes | None = None) -> Axes:
-    """The picture that :func:`tdm_dask.matrix.matrix_view` makes, and below it the masks over the same columns.
+    """The picture that :func:`tdm_dask.matrix_view` makes, and below it the masks over the same columns.
 
     Standardised counts are red above the mean of their pixel and blue below it, to the limit that one bin in two
     hundred exceeds. Where columns go by scattering angle, these are the ticks, and a dashed line marks the edge of the

@@ -21,7 +21,7 @@ def plot_occupancy(table: xr.Dataset, *, threshold: float = 10.0, axes: Axes | N
     Parameters
     ----------
     table : Dataset
-        What :func:`tdm_dask.occupancy.occupancy_table` gives.
+        What :func:`tdm_dask.occupancy_table` gives.
     threshold : float, default 10
         Drawn on both sides of zero.
     axes : matplotlib Axes, optional
@@ -73,7 +73,7 @@ def plot_detection(
     ----------
     columns : dict of str to (occupancies, ratios)
     limits : dict of str to float, optional
-        Occupancy of each kind at which the threshold is crossed, by :func:`tdm_dask.occupancy.detection_limit`.
+        Occupancy of each kind at which the threshold is crossed, by :func:`tdm_dask.detection_limit`.
     threshold : float, default 3
     axes : matplotlib Axes, optional
         To draw into. Default: those of a new figure.

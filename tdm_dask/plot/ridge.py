@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from ..axes import TEMPLATE
 from ..errors import InputError
-from ..evaluation import IMAGE
+from ..evaluation.cross_talk import IMAGE
 from ..ridge import LAMBDA
 from .style import COLOURS, INK, MARKERS, new_figure, styled
 

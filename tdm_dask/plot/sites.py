@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..axes import SCAN
-from ..lattice import Lattice
+from ..columns.lattice import Lattice
 from ..sites import Sites, sites_by_kind
 from .drawing import draw_image, draw_sites, extent_lengths, extent_of, name_of
 from .style import COLOURS, INK, new_axes, styled

@@ -23,7 +23,7 @@ def plot_misfit(
     Parameters
     ----------
     found : Dataset
-        What `tdm_dask.thickness.match_thickness` gave.
+        What `tdm_dask.match_thickness` gave.
     truth : float, optional
         The true thickness in nm, where it is known; drawn as a dotted line.
     title : str, optional
@@ -66,7 +66,7 @@ def plot_matched_patterns(
     Parameters
     ----------
     found : Dataset
-        What `tdm_dask.thickness.match_thickness` gave.
+        What `tdm_dask.match_thickness` gave.
     semi_angle : float, optional
         Radius of the bright-field disk in mrad, drawn as a dashed circle.
     figure : matplotlib Figure or SubFigure, optional

@@ -1,0 +1,1 @@
+"""Scans that are simulated by multislice, of perfect and defective specimens, straight into stores."""
