@@ -44,7 +44,7 @@ def orientations(lattice: Lattice, weights: Array, waves: Spectrum, max_strain: 
     if len(frequencies) < 2:
         raise SiteError(
             f"The image shows {len(frequencies)} periods in its Fourier transform; a registration needs two "
-            "directions. Take a larger or sharper image."
+            "directions: take a larger or sharper image."
         )
     index, factors = _structure_factors(lattice, weights)
     reciprocal = index @ np.linalg.inv(lattice.vectors).T
