@@ -289,7 +289,7 @@ def _check_seen(trial: Trial, image: xr.DataArray, used: npt.NDArray[np.bool_]) 
     if gain < _SEEN:
         raise SiteError(
             f"The crystal hardly shows in the image: the correlation at its best place, {trial.score:.3f} over about "
-            f"{places:.0f} independent places, may be noise. Check the zone axis, the scan step and the contrast, or "
+            f"{places:.0f} independent places, may be noise: check the zone axis, the scan step and the contrast, or "
             "take a larger or sharper image."
         )
 
