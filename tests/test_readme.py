@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -33,6 +34,12 @@ def test_the_python_examples_make_images(tmp_path, monkeypatch):
     assert names["small"].sizes["ky"] < names["counts"].sizes["ky"] / 2
     correlation = np.corrcoef(names["found"]["image"].values.ravel(), image.values.ravel())[0, 1]
     assert correlation > 0.999
+    exec(compile(blocks("python")[2], "README.md", "exec"), names)
+    assert names["mask"].attrs["method"] == "ridge"
+    assert set(names["found"].sentences) == {"Li"}
+    matplotlib.use("agg")
+    exec(compile(blocks("python")[3], "README.md", "exec"), names)
+    assert names["mask"].axes_manager.signal_shape == names["counts"].shape[:1:-1]
 
 
 def test_the_recipe_example_is_a_recipe(tmp_path):
