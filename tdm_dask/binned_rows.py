@@ -20,7 +20,7 @@ from .blocks import Block, Window
 from .errors import CountsError
 from .lazy import source_of
 from .memory import read_only
-from .passes import moments_reduction, moments_result, reduced
+from .passes import moments_reduction, moments_result, parts_of, reduced
 from .reductions import Moments, State, used_rows
 
 
@@ -122,13 +122,7 @@ def pattern_sums(
         array, PatternSums(gathered), used, read, operand, shifts, _sums_result, gathered, scan, detector, read
     )
     shapes = {"sums": scan} | ({"mean": detector, "std": detector} if statistics else {})
-    if isinstance(array, np.ndarray):
-        values = result.compute(scheduler="threads")
-        return {name: values[name] for name in shapes}
-    return {
-        name: da.from_delayed(result[name], shape, dtype=np.float64)  # type: ignore[index]
-        for name, shape in shapes.items()
-    }
+    return parts_of(array, result, shapes)
 
 
 def _sums_result(

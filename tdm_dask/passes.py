@@ -248,6 +248,21 @@ def reduced(
     return Delayed(key, HighLevelGraph.from_collections(key, plan.layer, plan.dependencies))
 
 
+def parts_of(array: Any, result: Delayed, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Parts of a pass's result by name: computed where the counts are in memory, else dask arrays of these shapes."""
+    if isinstance(array, np.ndarray):
+        values = result.compute(scheduler="threads")
+        return {name: values[name] for name in shapes}
+    return {
+        name: da.from_delayed(
+            result[name],  # type: ignore[index]
+            shape,
+            dtype=np.int64 if name == "n" else np.float64,
+        )
+        for name, shape in shapes.items()
+    }
+
+
 def moments(
     array: Any,
     templates: Templates | Delayed | None,
@@ -297,17 +312,7 @@ def moments(
     shapes = {"n": (), "mean": detector, "std": detector, "rho": (n_templates, *detector)}
     if templates is None:
         del shapes["rho"]
-    if isinstance(array, np.ndarray):
-        values = result.compute(scheduler="threads")
-        return {name: values[name] for name in shapes}
-    return {
-        name: da.from_delayed(
-            result[name],  # type: ignore[index]
-            shape,
-            dtype=np.int64 if name == "n" else np.float64,
-        )
-        for name, shape in shapes.items()
-    }
+    return parts_of(array, result, shapes)
 
 
 def moments_reduction(array: Any, pixels: np.ndarray | None, shifts: np.ndarray | None) -> Moments:

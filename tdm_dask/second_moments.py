@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
 from dask.utils import format_bytes
@@ -23,7 +22,7 @@ from .blocks import Block, Window
 from .errors import MemoryLimitError
 from .lazy import source_of
 from .memory import read_only
-from .passes import moments_reduction, moments_result, reduced, require_finite
+from .passes import moments_reduction, moments_result, parts_of, reduced, require_finite
 from .reductions import PLACES_KEPT, Masks, MaskTile, Moments, State, Templates
 from .whole_patterns import Gathered, Region
 
@@ -264,7 +263,7 @@ def gram(
     shapes = {"n": (), "mean": detector, "std": detector, "correlation": (q, q), "rho": (n_templates, *detector)}
     if templates is None:
         del shapes["rho"]
-    return _results(array, result, shapes)
+    return parts_of(array, result, shapes)
 
 
 def whole_matrix(panels: list[np.ndarray], out: np.ndarray) -> np.ndarray:
@@ -344,7 +343,7 @@ def normal_product(
         whole, reduction, used, pixels, operand, shifts, _normal_result, reduction.moments, detector, pixels
     )
     shapes = {"n": (), "mean": detector, "std": detector, "product": (n_masks, *detector), "gram": (n_masks, n_masks)}
-    return _results(array, result, shapes)
+    return parts_of(array, result, shapes)
 
 
 def _normal_result(
@@ -364,18 +363,3 @@ def unsplit_detector(array: Any) -> Any:
     if isinstance(array, np.ndarray) or source_of(array) is not None or max(array.numblocks[2:]) == 1:
         return array
     return array.rechunk({2: -1, 3: -1})
-
-
-def _results(array: Any, result: Delayed, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Parts of a result by name: computed for counts in memory, else as dask arrays."""
-    if isinstance(array, np.ndarray):
-        values = result.compute(scheduler="threads")
-        return {name: values[name] for name in shapes}
-    return {
-        name: da.from_delayed(
-            result[name],  # type: ignore[index]
-            shape,
-            dtype=np.int64 if name == "n" else np.float64,
-        )
-        for name, shape in shapes.items()
-    }
