@@ -56,7 +56,7 @@ largest = max(float(np.abs(counts[dim]).max()) for dim in ("ky", "kx"))
 # %%
 def specimen_of(thickness: float):
     """The specimen to simulate, at least as thick as asked, in nm."""
-    from tdm_dask import specimens
+    from tdm_dask.simulation import specimens
 
     if ARGUMENTS.cif is not None:
         return specimens.crystal_block(ARGUMENTS.cif, tuple(ARGUMENTS.zone), thickness=f"{thickness} nm")
