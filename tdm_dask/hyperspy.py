@@ -25,8 +25,8 @@ from .errors import InputError
 from .lazy import source_of
 from .masks import Method, Normalisation
 from .opening import open as open_counts
-from .progress import ProgressBars
 from .signals.conversion import from_signal, to_signal
+from .signals.mask import shown_as_asked
 from .signals.operands import detector_operand, mask_operand, scan_operand, template_operand
 from .signals.regions import roi_sites
 from .signals.tuner import TemplateTuner
@@ -124,7 +124,7 @@ def derive_mask(
     lazy_output : bool, optional
         Whether the result is lazy; by default where the signal is, as in HyperSpy's `map`.
     show_progressbar : bool, optional
-        Whether computing shows its progress; by default as HyperSpy's preferences say.
+        Whether computing shows its progress; by default in a terminal or a notebook, if HyperSpy's preferences say so.
 
     Returns
     -------
@@ -339,10 +339,7 @@ def _result(
 
 def computed(array: xr.DataArray, stage: str, nbytes: int, show_progressbar: bool | None) -> xr.DataArray:
     """An array and what it carries, computed in one go under a progress bar."""
-    from hyperspy.defaults_parser import preferences
-
-    show = preferences.General.show_progressbar if show_progressbar is None else show_progressbar
-    with ProgressBars(bool(show)) as bars, bars.stage(stage, nbytes):
+    with shown_as_asked(show_progressbar).stage(stage, nbytes):
         return array.compute()
 
 

@@ -1,16 +1,20 @@
-"""Progress bars: one per stage, over whatever dask scheduler is active."""
+"""Progress bars: one line per stage, in a terminal or a notebook, over whatever dask scheduler is active."""
 
 from __future__ import annotations
 
+import contextvars
+import html
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from dask.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from .resources import active_client
@@ -18,6 +22,8 @@ from .resources import active_client
 Stage = Callable[..., AbstractContextManager[None]]
 
 POLL_SECONDS = 0.3
+
+_drawing = threading.Lock()  # held by the stage that is drawn: a stage inside another draws nothing
 
 
 def silent(name: str, nbytes: int | None = None, *, kept: bool = True) -> AbstractContextManager[None]:
@@ -31,86 +37,44 @@ def silent(name: str, nbytes: int | None = None, *, kept: bool = True) -> Abstra
     return nullcontext()
 
 
-class _Rate(ProgressColumn):
-    """Bytes of counts per second where a stage knows its bytes, tasks per second elsewhere."""
+def progress_bar(name: str = "computing", nbytes: int | None = None) -> AbstractContextManager[None]:
+    """Show how far the computations inside a `with` block are: one line, in a terminal or a notebook.
 
-    def render(self, task: Task) -> Text:
-        elapsed = task.finished_time or task.elapsed
-        if not elapsed or not task.completed:
-            return Text("")
-        nbytes = task.fields["nbytes"]
-        if nbytes and task.total:
-            return Text(f"{nbytes * task.completed / task.total / elapsed / 1e9:.2f} GB/s")
-        return Text("" if task.total == 1 else f"{task.completed / elapsed:.0f} tasks/s")
+    It counts the tasks of every dask graph that is computed in the block, whoever computes it: threads, processes or
+    a `distributed.Client`, started before or inside the block. So it goes around anything that takes long:
+    `.compute()` of a lazy result, `tdm_dask.convert`, `tdm_dask.proxy`, `tdm_dask.evidence`. Where a function
+    computes several graphs, the bar goes back when one more begins. Work without tasks only has its time shown.
 
+    Parameters
+    ----------
+    name : str, default "computing"
+        Shown before the bar.
+    nbytes : int, optional
+        Bytes of counts that are read, such as ``counts.nbytes``, for a rate in GB/s.
 
-class _LocalTasks(Callback):
-    """Counts the tasks of every graph that a scheduler of this process starts and finishes."""
+    Notes
+    -----
+    In a terminal the bar is on standard error; in a notebook it is an output of its cell, without widgets. Elsewhere,
+    as in the log of a batch job, nothing is shown. A bar inside another one is not shown either.
 
-    def __init__(self, show: Callable[[int, int], None]) -> None:
-        super().__init__()
-        self._show = show
-        self._lock = threading.Lock()
-        self._done = self._total = 0
-
-    def _start_state(self, dsk: Any, state: Any) -> None:
-        with self._lock:
-            self._total += sum(len(state[k]) for k in ("ready", "waiting", "running"))
-
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-        with self._lock:
-            self._done += 1
-            self._show(self._done, self._total)
-
-
-def _scheduler_tasks(dask_scheduler: Any) -> tuple[int, int]:
-    """Finished and known tasks of a distributed scheduler since it started (runs on the scheduler)."""
-    done = total = 0
-    for prefix in dask_scheduler.task_prefixes.values():
-        # States count the tasks of graphs that are still known; of others only the transitions are left.
-        states, forgotten = prefix.states, prefix.state_counts["forgotten"]
-        total += forgotten + sum(states.values()) - states["forgotten"]
-        done += forgotten + sum(states[state] for state in ("memory", "released", "erred"))
-    return done, total
-
-
-@contextmanager
-def _poll_cluster(show: Callable[[int, int], None]) -> Iterator[None]:
-    """Show the tasks of the active cluster, which may be started only while the block runs."""
-    client = active_client()
-    done_before, total_before = (0, 0) if client is None else client.run_on_scheduler(_scheduler_tasks)
-    stop = threading.Event()
-
-    def look() -> None:
-        client = active_client()
-        if client is not None:
-            done, total = client.run_on_scheduler(_scheduler_tasks)
-            show(done - done_before, total - total_before)
-
-    def poll() -> None:
-        while not stop.wait(POLL_SECONDS):
-            try:
-                look()
-            except OSError:  # the connection is gone: the computation itself reports that
-                return
-
-    thread = threading.Thread(target=poll, name="tdm-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-        look()
-    finally:
-        stop.set()
-        thread.join()
+    Examples
+    --------
+    >>> import numpy as np, tdm_dask as tdm
+    >>> counts = tdm.label_counts(np.ones((4, 4, 6, 6), np.uint16)).chunk(y=2)
+    >>> with progress_bar("mean pattern", counts.nbytes):
+    ...     mean = tdm.pixel_statistics(counts)["mean"].compute()
+    """
+    return ProgressBars().stage(name, nbytes)
 
 
 class ProgressBars:
-    """Bars on standard error, one per stage: name, share done, elapsed time, rate.
+    """Bars one below the other, one per stage: name, share done, elapsed time, rate.
 
     Parameters
     ----------
     enabled : bool, optional
-        Whether to draw. Default: only where standard error is a terminal.
+        Whether to draw. Default: only in a notebook, or where standard error is a terminal. If true elsewhere, a line
+        is written when a stage ends.
 
     Attributes
     ----------
@@ -122,27 +86,24 @@ class ProgressBars:
     >>> with ProgressBars(enabled=False) as bars:
     ...     with bars.stage("convert", nbytes=1_000_000):
     ...         pass
+    >>> bars.finished
+    ['convert']
     """
 
     def __init__(self, enabled: bool | None = None) -> None:
-        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        notebook = _in_notebook()
+        self.enabled = (notebook or _is_terminal(sys.stderr)) if enabled is None else enabled
         self.finished: list[str] = []
-        self._progress = Progress(
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            _Rate(),
-            console=Console(stderr=True),
-            disable=not self.enabled,
-        )
+        self._display: _Display = _Notebook() if notebook else _Terminal()
+        self._together = False
 
     def __enter__(self) -> ProgressBars:
-        self._progress.start()
+        self._together = True
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        self._together = False
+        self._display.stop()
 
     @contextmanager
     def stage(self, name: str, nbytes: int | None = None, *, kept: bool = True) -> Iterator[None]:
@@ -157,17 +118,255 @@ class ProgressBars:
         kept : bool, default True
             Whether what the stage makes is kept: then it is among those that were finished.
         """
-        if not self.enabled:
-            yield
-            self.finished += [name] * kept
-            return
-        bar = self._progress.add_task(name, total=None, nbytes=nbytes)
-
-        def show(done: int, total: int) -> None:
-            self._progress.update(bar, completed=done, total=max(total, 1))
-
-        with _LocalTasks(show), _poll_cluster(show):
+        if self.enabled and _drawing.acquire(blocking=False):
+            try:
+                with self._drawn(_Bar(name, nbytes)):
+                    yield
+            finally:
+                if not self._together:
+                    self._display.stop()
+                _drawing.release()
+        else:
             yield
         self.finished += [name] * kept
-        total = self._progress.tasks[bar].total or 1
-        self._progress.update(bar, completed=total, total=total)
+
+    @contextmanager
+    def _drawn(self, bar: _Bar) -> Iterator[None]:
+        self._display.add(bar)
+        state = "stopped"
+        try:
+            with _LocalTasks(bar), _watched(bar, self._display):
+                yield
+            state = "done"
+        finally:
+            bar.end(state)
+            self._display.draw(bar)
+
+
+@dataclass
+class _Bar:
+    """What is known of one stage."""
+
+    name: str
+    nbytes: int | None
+    local: tuple[int, int] = (0, 0)
+    cluster: tuple[int, int] = (0, 0)
+    state: str = "running"
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    def end(self, state: str) -> None:
+        self.state, self.ended = state, time.monotonic()
+
+    @property
+    def share(self) -> float | None:
+        """The part that is done, from 0 to 1; None as long as nothing is known to be done."""
+        if self.state == "done":
+            return 1.0
+        done, total = (a + b for a, b in zip(self.local, self.cluster, strict=True))
+        return min(done / total, 1.0) if total else None
+
+    @property
+    def label(self) -> str:
+        return self.name + ": stopped" * (self.state == "stopped")
+
+    @property
+    def percentage(self) -> str:
+        return "" if self.share is None else f"{100 * self.share:.0f} %"
+
+    @property
+    def seconds(self) -> float:
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
+
+    @property
+    def time(self) -> str:
+        minutes, seconds = divmod(int(self.seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+    @property
+    def rate(self) -> str:
+        """Bytes of counts per second where the stage knows its bytes, tasks per second elsewhere."""
+        tasks = self.local[0] + self.cluster[0]
+        if not self.share or not self.seconds or not tasks:
+            return ""
+        if self.nbytes:
+            return f"{self.nbytes * self.share / self.seconds / 1e9:.2f} GB/s"
+        return f"{tasks / self.seconds:.0f} tasks/s"
+
+
+class _LocalTasks(Callback):
+    """Counts the tasks of every graph that a scheduler of this process starts and finishes."""
+
+    def __init__(self, bar: _Bar) -> None:
+        super().__init__()
+        self._bar = bar
+        self._lock = threading.Lock()
+
+    def _start_state(self, dsk: Any, state: Any) -> None:
+        self._add(0, sum(len(state[k]) for k in ("ready", "waiting", "running")))
+
+    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
+        self._add(1, 0)
+
+    def _add(self, done: int, known: int) -> None:
+        with self._lock:
+            self._bar.local = self._bar.local[0] + done, self._bar.local[1] + known
+
+
+def _scheduler_tasks(dask_scheduler: Any) -> tuple[int, int]:
+    """Finished and known tasks of a distributed scheduler since it started (runs on the scheduler)."""
+    done = total = 0
+    for prefix in dask_scheduler.task_prefixes.values():
+        # States count the tasks of graphs that are still known; of others only the transitions are left.
+        states, forgotten = prefix.states, prefix.state_counts["forgotten"]
+        total += forgotten + sum(states.values()) - states["forgotten"]
+        done += forgotten + sum(states[state] for state in ("memory", "released", "erred"))
+    return done, total
+
+
+class _ClusterTasks:
+    """Counts the tasks of the active cluster, which may be started only while the stage runs."""
+
+    def __init__(self, bar: _Bar) -> None:
+        self._bar = bar
+        self._before: dict[str, tuple[int, int]] = {}
+        client = active_client()
+        if client is not None:
+            self._before[client.id] = client.run_on_scheduler(_scheduler_tasks)
+
+    def look(self) -> None:
+        client = active_client()
+        if client is not None:
+            now = client.run_on_scheduler(_scheduler_tasks)
+            done, total = (a - b for a, b in zip(now, self._before.get(client.id, (0, 0)), strict=True))
+            self._bar.cluster = done, total
+
+
+@contextmanager
+def _watched(bar: _Bar, display: _Display) -> Iterator[None]:
+    """Look at the cluster and draw the bar now and then, from a thread of its own."""
+    stop = threading.Event()
+    tasks = _ClusterTasks(bar)
+
+    def watch() -> None:
+        while not stop.wait(POLL_SECONDS):
+            with suppress(Exception):  # a connection that is gone: the computation itself reports that
+                tasks.look()
+            display.draw(bar)
+
+    # What is displayed from a thread belongs to the cell whose context the thread has.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(watch,), name="tdm-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        with suppress(Exception):
+            tasks.look()
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Display(Protocol):
+    """Where bars are drawn."""
+
+    def add(self, bar: _Bar) -> None: ...
+
+    def draw(self, bar: _Bar) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class _Text(ProgressColumn):
+    """One property of a bar."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def render(self, task: Task) -> Text:
+        return Text(getattr(task.fields["bar"], self._name), no_wrap=True)
+
+
+class _Terminal:
+    """Bars on standard error; what is printed meanwhile goes above them."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Any] = {}
+        self._progress: Progress | None = None
+        self._room = 24
+
+    def add(self, bar: _Bar) -> None:
+        if self._progress is None:
+            console = Console(stderr=True)
+            length = 24 if console.width >= 80 else 12
+            # Long names are cut, so that the numbers never are.
+            self._room = max(8, console.width - length - len(" 100 % 0:00:00 1000 tasks/s"))
+            texts = [_Text(name) for name in ("percentage", "time", "rate")]
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=length), *texts)
+            self._progress = Progress(*columns, console=console)
+            self._progress.start()
+        self._rows[id(bar)] = self._progress.add_task(self._cut(bar.label), total=None, bar=bar)
+
+    def draw(self, bar: _Bar) -> None:
+        if self._progress is not None:
+            row = self._rows[id(bar)]
+            self._progress.update(row, description=self._cut(bar.label), completed=bar.share or 0.0)
+            if bar.share is not None or bar.ended is not None:
+                self._progress.update(row, total=1.0)
+
+    def _cut(self, label: str) -> str:
+        return (label if len(label) <= self._room else label[: self._room - 1] + "…").ljust(min(24, self._room))
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class _Notebook:
+    """Bars as outputs of a cell, each replaced in place: HTML that no widget has to stand behind."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, Any] = {}
+
+    def add(self, bar: _Bar) -> None:
+        from IPython.display import display
+
+        self._handles[id(bar)] = display(_mimebundle(bar), raw=True, display_id=True)
+
+    def draw(self, bar: _Bar) -> None:
+        if id(bar) in self._handles:
+            self._handles[id(bar)].update(_mimebundle(bar), raw=True)
+
+    def stop(self) -> None:
+        self._handles.clear()
+
+
+_COLOURS = {"running": "#56B4E9", "done": "#009E73", "stopped": "#D55E00"}
+
+
+def _mimebundle(bar: _Bar) -> dict[str, str]:
+    words = [text for text in (bar.percentage, bar.time, bar.rate) if text]
+    # The colours of page and text are the notebook's own, so that it looks right on dark pages as well.
+    row = "display:flex;align-items:center;gap:0.8em;font-family:sans-serif;font-size:0.9em"
+    rail = "width:12em;height:0.5em;border-radius:0.25em;background:rgba(128,128,128,0.3)"
+    done = f"width:{100 * (bar.share or 0):.1f}%;height:100%;border-radius:inherit;background:{_COLOURS[bar.state]}"
+    numbers = "font-variant-numeric:tabular-nums"
+    line = (
+        f'<div style="{row}"><span style="min-width:10em">{html.escape(bar.label)}</span>'
+        f'<div style="{rail}"><div style="{done}"></div></div><span style="{numbers}">{" · ".join(words)}</span></div>'
+    )
+    return {"text/html": line, "text/plain": "  ".join([bar.label, *words])}
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process; IPython is not imported for this."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None

@@ -18,7 +18,6 @@ import tdm_dask as tdm
 from tdm_dask.cli import main
 from tdm_dask.cluster import scheduler, walltime_seconds
 from tdm_dask.errors import DiskFullError, InputError, WorkerLostError
-from tdm_dask.progress import ProgressBars
 
 SAMPLE = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "lifepo4_001.mib"
 
@@ -297,30 +296,6 @@ def test_without_a_command_the_help_is_shown(run):
     code, out, _ = run()
     assert code == 0
     assert "convert" in out
-
-
-def test_bars_count_the_tasks_of_local_schedulers(capsys):
-    tasks = [dask.delayed(np.sqrt)(value) for value in range(7)]
-    with ProgressBars(enabled=True) as bars, bars.stage("roots", nbytes=700):
-        dask.compute(*tasks, scheduler="synchronous")
-    assert bars.finished == ["roots"]
-    bar = bars._progress.tasks[0]
-    assert bar.completed == bar.total >= 7
-    assert "roots" in capsys.readouterr().err
-
-
-def test_bars_count_the_tasks_of_a_cluster():
-    from distributed import Client
-
-    tasks = [dask.delayed(np.sqrt)(value) for value in range(7)]
-    with (
-        Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"),
-        ProgressBars(enabled=True) as bars,
-        bars.stage("roots"),
-    ):
-        dask.compute(*tasks)
-    bar = bars._progress.tasks[0]
-    assert bar.completed == bar.total >= 7
 
 
 @pytest.mark.parametrize(

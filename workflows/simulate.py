@@ -30,7 +30,7 @@ from typing import Any
 
 from tdm_dask.axes import quantity
 from tdm_dask.errors import TdmError
-from tdm_dask.progress import ProgressBars
+from tdm_dask.progress import progress_bar
 from tdm_dask.simulation.defects import add_defect, fig4_defects
 from tdm_dask.simulation.multislice import BLOCKS, PRESETS, simulate
 from tdm_dask.simulation.specimens import Specimen, crystal_block, lifepo4, pbtio3_wall
@@ -135,7 +135,7 @@ def client(address: str | None) -> AbstractContextManager[Any]:
 
 
 try:
-    with client(ARGUMENTS.scheduler), ProgressBars() as bars, bars.stage("simulate"):
+    with client(ARGUMENTS.scheduler), progress_bar("simulate"):
         run(ARGUMENTS)
 except TdmError as error:
     print(f"simulate: {error}", file=sys.stderr)

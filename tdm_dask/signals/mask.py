@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import dask
+from hyperspy.defaults_parser import preferences
 from hyperspy.signals import LazySignal2D, Signal2D
 
 from ..plot.style import DIVERGING
+from ..progress import ProgressBars
 from .conversion import MASK_TYPE
 from .node import NODE
 
@@ -43,8 +45,16 @@ class LazyTemplateMask(LazySignal2D, TemplateMask):
         lazy = {name: entry["data"] for name, entry in entries.items() if dask.is_dask_collection(entry["data"])}
         this: Any = self
         # Kept as dask arrays of what is computed already, so that HyperSpy does what it always does with them.
-        this.data, *arrays = dask.persist(this.data, *lazy.values(), **kwargs)
-        super().compute(close_file=close_file, show_progressbar=show_progressbar, **kwargs)
+        with shown_as_asked(show_progressbar).stage("mask"):
+            this.data, *arrays = dask.persist(this.data, *lazy.values(), **kwargs)
+            super().compute(close_file=close_file, show_progressbar=False, **kwargs)
         for name, array in zip(lazy, arrays, strict=True):
             values = array.compute(**kwargs)
             self.metadata.set_item(f"{NODE}.coords.{name}.data", values if values.ndim else values.item())
+
+
+def shown_as_asked(show_progressbar: bool | None) -> ProgressBars:
+    """Bars as HyperSpy's functions show them: by default where they can be seen, if its preferences say so."""
+    if show_progressbar is None and preferences.General.show_progressbar:
+        return ProgressBars()
+    return ProgressBars(bool(show_progressbar))
