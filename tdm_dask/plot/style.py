@@ -1,10 +1,13 @@
 """One style for all figures: fonts, lines, colours that are told apart with any colour vision.
 
-Figures are made without pyplot: none needs a display or leaves state.
+Figures are made without pyplot: none needs a display or leaves state. A notebook shows what a cell ends with: a figure,
+the Axes of one that a function of this package made, or an array of them.
 """
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -50,19 +53,45 @@ def styled(function: F) -> F:
     @wraps(function)
     def draw(*args: Any, **kwargs: Any) -> Any:
         with mpl.rc_context(STYLE):
-            return function(*args, **kwargs)
+            drawn = function(*args, **kwargs)
+        ours = isinstance(drawn, np.ndarray) and isinstance(figure_of(drawn), _ShownFigure)
+        return drawn.view(_ShownArray) if ours else drawn
 
     return draw  # type: ignore[return-value]
 
 
+class _Shown:
+    """What a notebook shows as its figure; IPython itself shows those of pyplot alone."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        png = io.BytesIO()
+        # With twice the pixels that it takes up, as screens have them.
+        with mpl.rc_context(STYLE):
+            figure_of(self).savefig(png, format="png", bbox_inches="tight", pad_inches=0.06, facecolor="white", dpi=200)
+        width, height = struct.unpack(">II", png.getvalue()[16:24])
+        return png.getvalue(), {"width": width // 2, "height": height // 2}
+
+
+class _ShownFigure(_Shown, Figure):
+    """A figure."""
+
+
+class _ShownAxes(_Shown, Axes):
+    """The only Axes of a figure."""
+
+
+class _ShownArray(_Shown, np.ndarray):
+    """Axes of one figure."""
+
+
 def new_axes(width: float, height: float) -> Axes:
     """The only Axes of a new figure, which is `width` x `height` inches."""
-    return new_figure(width, height).add_subplot()
+    return new_figure(width, height).add_subplot(axes_class=_ShownAxes)
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches, whose parts make room for each other's labels."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return _ShownFigure(figsize=(width, height), layout="constrained")
 
 
 def figure_of(drawn: Any) -> Figure:
