@@ -142,6 +142,9 @@ calibration = _options(
     click.option("--scan-step", type=Pair(), help='Between probe positions, such as "0.32 Å"; "y, x" if they differ.'),
     click.option("--pixel-size", type=Pair(), help='Of the detector, such as "1.2 mrad"; "ky, kx" if they differ.'),
 )
+notebook_option = click.option(
+    "--notebook", is_flag=True, help="Write the report as a Jupyter notebook too, whose cells draw its figures again."
+)
 local = click.Path(path_type=Path)
 LOGS = "slurm-logs"  # folder for the output of jobs, in that of the results
 
@@ -195,24 +198,29 @@ def _end_children() -> None:
     "--out", type=Place(), default=Path("tdm-demo"), show_default=True, help="Folder or s3:// address for the results."
 )
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
+@notebook_option
 @computing
-def demo(out: str | Path, overwrite: bool, **session: Any) -> int:
+def demo(out: str | Path, overwrite: bool, notebook: bool, **session: Any) -> int:
     """Run the whole job on the sample that ships with the package.
 
     A Merlin file of LiFePO4 [001] is converted and calibrated; ABF and ADF images, masks and images of every
-    kind of column, and a report are made.
+    kind of column, what the data say about their sites, and a report are made.
     """
     with importlib.resources.as_file(importlib.resources.files("tdm_dask").joinpath("data")) as data:
-        return run(lambda stage: _run_recipe(data / "demo.toml", out, overwrite, stage), logs=_logs(out), **session)
+        recipe = data / "demo.toml"
+        return run(lambda stage: _run_recipe(recipe, out, overwrite, notebook, stage), logs=_logs(out), **session)
 
 
 @tdm.command("run")
 @click.argument("recipe", type=local)
 @click.option("--out", type=Place(), help="Folder or s3:// address for the results. [default: RECIPE-results, here]")
 @click.option("--overwrite", is_flag=True, help="Replace results of another recipe in that folder.")
+@notebook_option
 @click.option("--dry-run", is_flag=True, help="Say what it will read, need and take, as tdm plan does.")
 @computing
-def run_command(recipe: Path, out: str | Path | None, overwrite: bool, dry_run: bool, **session: Any) -> int:
+def run_command(
+    recipe: Path, out: str | Path | None, overwrite: bool, notebook: bool, dry_run: bool, **session: Any
+) -> int:
     """Run a whole analysis from one readable file: a zarr store of results, figures and a report that stands
     alone.
 
@@ -221,7 +229,7 @@ def run_command(recipe: Path, out: str | Path | None, overwrite: bool, dry_run: 
     folder = Path(f"{recipe.stem}-results") if out is None else out
     if dry_run:
         return run(lambda stage: _plan_recipe(recipe, folder, overwrite, stage), **session)
-    return run(lambda stage: _run_recipe(recipe, folder, overwrite, stage), logs=_logs(folder), **session)
+    return run(lambda stage: _run_recipe(recipe, folder, overwrite, notebook, stage), logs=_logs(folder), **session)
 
 
 @tdm.command("plan")
@@ -251,10 +259,14 @@ def _plan_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -
     return Output(plan.text(), plan.data())
 
 
-def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -> Output:
+def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, notebook: bool, stage: Stage) -> Output:
     from .plan import plan_recipe
     from .recipe import run_recipe
 
+    if notebook:  # what is missing is said now, not after hours
+        from .report.notebook import check_notebook
+
+        check_notebook()
     plan = plan_recipe(recipe, out, overwrite=overwrite, stage=stage)
     plan.check()
     result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
@@ -262,7 +274,7 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) ->
     from .storage import within
 
     with stage("report"):
-        report = write_report(result, plan)
+        report = write_report(result, plan, notebook=notebook)
     lines = [
         f"Report:   {report.page}",
         f"Figures:  {within(result.out, 'figures')} ({len(report.figures)} PNG)",
@@ -277,6 +289,9 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) ->
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "plan": plan.data(),
     }
+    if report.notebook is not None:
+        lines.append(f"Notebook: {report.notebook}")
+        data["notebook"] = report.notebook
     if report.table is not None:
         lines.append(f"Table:    {report.table}")
         data["table"] = report.table

@@ -38,14 +38,19 @@ def facts_text(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     Examples
     --------
-    >>> facts_text({"energy_eV": 200e3, "reader": "merlin"})
-    [('beam energy', '200 keV')]
+    >>> facts_text({"energy_eV": 200e3, "electrons_per_square_angstrom": 192354.1})
+    [('beam energy', '200 keV'), ('dose', '192354 electrons/Å²')]
     """
     return [
-        (name, f"{float(attributes[key]) * scale:.5g} {unit}".rstrip())
+        (name, f"{_five_digits(float(attributes[key]) * scale)} {unit}".rstrip())
         for key, (name, unit, scale) in FACTS.items()
         if key in attributes
     ]
+
+
+def _five_digits(value: float) -> str:
+    """A number to five digits, without an exponent where it has a few more."""
+    return f"{value:.0f}" if 1e5 <= abs(value) < 1e7 else f"{value:.5g}"
 
 
 def _descan(counts: xr.DataArray) -> dict[str, list[float | None]]:

@@ -47,14 +47,21 @@ def summary(result: RecipeResult) -> str:
     made = [f"the conventional {_number(len(detectors), 'image')} {_and(detectors)}"] if detectors else []
     if kinds:
         method = METHODS[result.recipe.masks.method]
-        every = f"an image of each kind of atom column ({_and(kinds)}) with {method} masks derived from the counts"
+        every = (
+            f"an image of each kind of atom column ({_and(kinds)}) with {method} masks that it derived from the counts"
+        )
         made.insert(0, every)
-    sentences = [f"From {source_name(result)} ({scan}), tdm_dask made {_and(made)}."]
+    sentences = [f"From {source_name(result)} ({scan}), tdm_dask made {', and '.join(made)}."]
     own = {row.name: row.r[row.name] for row in cross_talk_rows(result) if row.name in row.r}
     if own:
         low, high = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
         spread = f"R = {own[low]:.2f} ({low})" + (f" to {own[high]:.2f} ({high})" if len(own) > 1 else "")
         sentences.append(f"Each image correlates with the template of its own kind by {spread}.".replace("-", "−"))
+    beyond = {row.name: row.excess for row in cross_talk_rows(result) if row.excess is not None}
+    if len(own) > 1:
+        most = max(beyond, key=beyond.__getitem__)
+        more = f"{beyond[most]:.2f}".replace("-", "−")
+        sentences.append(f"What it shows of other kinds exceeds what their places explain by {more} at most ({most}).")
     sentences += _verdicts(result)
     return " ".join(sentences)
 
@@ -175,6 +182,11 @@ def _field_of_view(result: RecipeResult) -> str:
     return f"{lengths[0]:.3g} nm × {lengths[1]:.3g} nm"
 
 
+def is_planned(plan: Plan | None) -> bool:
+    """Whether there is something to hold the times against."""
+    return plan is not None and bool(plan.stages)
+
+
 def timing(result: RecipeResult, plan: Plan | None) -> Iterator[tuple[str, ...]]:
     """Of each stage that was run: its counts, tasks, the time that was expected and taken, its rate, and that of the
     trial; empty where that was not planned."""
@@ -213,7 +225,7 @@ def computing_facts(plan: Plan | None) -> Iterator[tuple[str, str]]:
     """What it was computed with: workers, threads, memory."""
     here = resources() if plan is None else plan.resources
     threads = -(-here.threads // here.workers)
-    yield "workers", f"{here.workers} of {threads} {_number(threads, 'thread')}"
+    yield "workers", f"{here.workers}, with {threads} {_number(threads, 'thread')}{' each' * (here.workers > 1)}"
     yield "memory of a worker", f"{bytes_text(here.memory_bytes)} to use"
     if plan is not None and plan.stages:
         yield "memory that a worker was expected to need", bytes_text(plan.worker_bytes)
@@ -221,9 +233,8 @@ def computing_facts(plan: Plan | None) -> Iterator[tuple[str, str]]:
     if peak is not None and active_client() is None:
         yield "largest memory of the process", bytes_text(peak)
     yield "machine", f"{platform.system()} {platform.machine()}"
-    yield "Python", platform.python_version()
-    for name in PACKAGES:
-        yield name, importlib.metadata.version(name)
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    yield "software", f"Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def _peak_bytes() -> int | None:

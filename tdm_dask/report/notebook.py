@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,14 +114,17 @@ def _setup(result: RecipeResult, figures: list[Figure]) -> str:
     lines = [
         "# The results lie beside this notebook: run it in their folder." if not away else "# The results:",
         "%matplotlib inline",
-        '%config InlineBackend.figure_formats = {"retina"}',
+        '%config InlineBackend.figure_format = "retina"',
         "import json",
         "",
         "import fsspec",
+        "import matplotlib",
         "import xarray as xr",
         "",
         f"from tdm_dask.plot import {', '.join(functions)}",
-        "from tdm_dask.plot.style import figure_of",
+        "from tdm_dask.plot.style import STYLE, figure_of",
+        "",
+        "matplotlib.rcParams.update(STYLE)",
         "",
         "",
         "def opened(group):",
@@ -134,7 +138,8 @@ def _setup(result: RecipeResult, figures: list[Figure]) -> str:
         lines.append('evidence = opened("evidence")')
     lines += [
         f"with fsspec.open({note!r}) as file:",
-        '    sites = json.load(file)["sites"]  # kind -> (y, x) in angstrom',
+        '    found = json.load(file)["sites"]  # kind -> (y, x) in angstrom',
+        f"sites = {{kind: found[kind] for kind in {json.dumps(list(result.sites), ensure_ascii=False)}}}",
     ]
     angle = semi_angle_of(result)
     if angle is not None:
@@ -206,10 +211,11 @@ def _evidence(result: RecipeResult) -> Iterator[str]:
 
 
 def _timing(result: RecipeResult, plan: Plan | None) -> Iterator[str]:
-    heads = ["stage", "counts", "tasks", "expected", "taken", "rate", "of the trial's rate"]
     rows = list(facts.timing(result, plan))
-    if rows:
-        yield _table(heads, rows)
+    if rows and facts.is_planned(plan):
+        yield _table(["stage", "counts", "tasks", "expected", "taken", "rate", "of the trial's rate"], rows)
+    elif rows:
+        yield _table(["stage", "taken"], [(row[0], row[4]) for row in rows])
     earlier = facts.earlier_stages(result)
     if earlier:
         yield f"Finished by an earlier run: {', '.join(earlier)}."

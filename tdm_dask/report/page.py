@@ -49,7 +49,7 @@ def _texts(result: RecipeResult, plan: Plan | None) -> dict[str, Any]:
         "converted": was_converted(result),
         "fingerprint_command": fingerprint_command(result.store) if fingerprint(result.store) else None,
         "earlier": facts.earlier_stages(result),
-        "planned": plan is not None and bool(plan.stages),
+        "planned": facts.is_planned(plan),
         "recipe": recipe_text(result),
         "is_toml": is_toml(result),
         "results_name": Path(result.results).name,
