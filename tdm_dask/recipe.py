@@ -26,7 +26,7 @@ from zarr.storage import MemoryStore
 
 import tdm_dask as tdm
 
-from .axes import DESCAN, DETECTOR, TEMPLATE, quantity_pair
+from .axes import DESCAN, DETECTOR, IMAGE, TEMPLATE
 from .calibration import HISTORY
 from .detectors import parse_detector
 from .evaluation.cross_talk import correlations, cross_talk, site_contrast
@@ -54,7 +54,7 @@ class RecipeResult:
     store : str or Path
         The counts that were used.
     results : Path or str
-        A zarr store with one group for each stage: masks, images, evaluation, evidence.
+        A zarr store with one group for each stage: pacbed, masks, images, evaluation, evidence.
     counts : xarray.DataArray
         The calibrated counts, lazy.
     pacbed : xarray.DataArray
@@ -127,6 +127,7 @@ def run_recipe(
     store = _open_or_convert(request, folder, clock)
     counts, pacbed = _calibrated(request, store, clock)
     results = within(folder, RESULTS)
+    pacbed = _stored(results, "pacbed", pacbed.to_dataset)[pacbed.name]
     masks = _stored(results, "masks", lambda: _masks(request, counts, clock))
     images = _stored(results, "images", lambda: _images(plan, counts, masks, _lazily(results, "masks"), clock))
     evaluation = _stored(results, "evaluation", lambda: _evaluation(request, masks, images))
@@ -213,7 +214,8 @@ def _calibrated(request: Request, store: str | Path, clock: _Clock) -> tuple[xr.
     if (known or asked) and store != request.recipe.source_place() and not _calibrated_alike(stored, calibrated):
         write_calibration(store, calibrated)
     coords = {dim: calibrated.coords[dim].variable for dim in DETECTOR}
-    pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs={"units": "counts"})
+    attrs = {"long_name": "mean pattern (PACBED)", "units": "counts"}
+    pacbed = xr.DataArray(pattern, coords, DETECTOR, name="pattern_mean", attrs=attrs)
     return calibrated, pacbed
 
 
@@ -228,8 +230,9 @@ def _masks(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Dataset:
     found = xr.Dataset()
     if plan.detectors:
         parts = [parse_detector(spec, counts) for spec in plan.detectors.values()]
-        names = xr.DataArray(list(plan.detectors), dims=VIRTUAL, name=VIRTUAL)
-        found["detectors"] = _concat(parts, names)
+        names = xr.DataArray(list(plan.detectors), dims=VIRTUAL, name=VIRTUAL, attrs={"long_name": "detector"})
+        attrs = {"long_name": "mask of the detector", "units": "1"}
+        found["detectors"] = _concat(parts, names).assign_attrs(attrs)
     if plan.templates is None:
         return found
     with warnings.catch_warnings(record=True) as notes:
@@ -275,11 +278,14 @@ def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, stored: xr.Da
     found = xr.Dataset()
     if "detectors" in masks:
         found["virtual"] = made.sel({TEMPLATE: list(plan.detectors)}).rename({TEMPLATE: VIRTUAL})
+        found[VIRTUAL].attrs["long_name"] = "detector"
     if "mask" in masks:
         image = made.sel({TEMPLATE: masks[TEMPLATE]})
         if plan.images.normalisation == "standardised":
             image = image - (_weights(masks, "standardised") * masks["mean"]).sum(DETECTOR)
-        image.attrs = {**made.attrs, "normalisation": plan.images.normalisation}
+        plain = plan.images.normalisation == "none" and masks["mask"].attrs["units"] == "1"
+        units = "counts" if plain else "1"
+        image.attrs = {**made.attrs, "normalisation": plan.images.normalisation, "units": units}
         found["image"] = image
     return found
 
@@ -313,7 +319,7 @@ def _evidence(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Datas
             lambda: evidence_on(
                 counts,
                 request.sites,
-                quantity_pair(asked.cell, "angstrom", "[evidence] cell"),
+                asked.vectors,
                 sigma=width,
                 draws=asked.draws,
                 detector_region=request.detector_region(counts),
@@ -338,7 +344,7 @@ def _evaluation(request: Request, masks: xr.Dataset, images: xr.Dataset) -> xr.D
         rest.append(images["virtual"].rename({VIRTUAL: TEMPLATE}))
     others = xr.concat(rest, dim=TEMPLATE, coords="minimal", compat="override", join="override")
     if others.sizes[TEMPLATE]:
-        table["other"] = correlations(others, templates).rename({"image": "other_image"})
+        table["other"] = correlations(others, templates).rename({IMAGE: "other_image"})
     return table
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .axes import quantity, quantity_pair
 from .errors import InputError, RecipeError
 from .ridge import RidgeOptions
@@ -151,11 +153,21 @@ class ImagesSection:
 class EvidenceSection:
     """Whether the data single out the sites of Gaussian templates. The keys are arguments of `tdm_dask.evidence`."""
 
-    cell: Sequence[Quantity]
+    cell: Sequence[Quantity] | Sequence[Sequence[Quantity]]
     draws: int = 200
 
+    @property
+    def vectors(self) -> np.ndarray:
+        """The cell as two vectors (y, x) in angstrom: those that are given, or of a period along y and one along x."""
+        if all(isinstance(part, Sequence) and not isinstance(part, str) for part in self.cell):
+            if [len(part) for part in self.cell] != [2, 2]:
+                raise RecipeError(f"[evidence] cell is {self.cell}; expected two vectors [y, x], or a length for each.")
+            what = "A number of [evidence] cell"
+            return np.array([[quantity(v, "angstrom", what, positive=False) for v in part] for part in self.cell])
+        return np.diag(quantity_pair(self.cell, "angstrom", "[evidence] cell"))
+
     def __post_init__(self) -> None:
-        quantity_pair(self.cell, "angstrom", "[evidence] cell")
+        _ = self.vectors
         if self.draws < 20:
             raise RecipeError(f"[evidence] draws is {self.draws}; expected 20 at least, to see what happens in 5 %.")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import dask.array as da
@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from .axes import DETECTOR, IMAGE, SCAN, TEMPLATE, check_counts
+from .axes import DETECTOR, IMAGE, SCAN, TEMPLATE, check_counts, named
 from .block_moments import block_edges, block_moments
 from .errors import InputError
 from .passes import lazily, moments
@@ -132,10 +132,17 @@ def ridge_masks(
         facts: dict[str, Any] = {"solver": "gram", "reads": 1}
     else:
         values, facts = _by_gradients(problem, options)
+    return labelled_masks(values, problem, template, facts)
+
+
+def labelled_masks(
+    values: Mapping[str, Any], problem: RidgeProblem, template: xr.DataArray, facts: Mapping[str, Any]
+) -> xr.DataArray:
+    """What `tdm_dask.derive_mask` returns, from `mask`, `rho` (t, ky, kx), `mean`, `std`, `n` and lambda."""
     dataset = statistics_dataset(values, problem.counts, scan_region_text(problem.used, problem.counts.shape[:2]))
     mask = xr.DataArray(values["mask"], dims=(TEMPLATE, *DETECTOR))
     mask = mask.assign_coords(dataset.coords).assign_coords({k: dataset[k].variable for k in ("mean", "std", "n")})
-    region = (DETECTOR, problem.weights, {"long_name": "weight of the detector region"})
+    region = (DETECTOR, problem.weights, {"long_name": "weight of the detector region", "units": "1"})
     scale = ((), values[LAMBDA], {"long_name": "lambda of the ridge mask, in units of the diagonal", "units": "1"})
     rho = (mask.dims, values["rho"], {"long_name": "Pearson correlation", "units": "1"})
     mask = mask.assign_coords({"detector_region": region, LAMBDA: scale, "rho": rho})
@@ -211,17 +218,18 @@ def regularisation_curve(
     problem = RidgeProblem.of(counts, check_template(counts, template), detector_region, scan_region)
     found = _from_matrix(problem, options, chosen_from)
     names = [str(name) for name in problem.names]
-    coords = {LAMBDA: list(chosen_from), IMAGE: names, TEMPLATE: names}
+    lambdas_along = (LAMBDA, list(chosen_from), {"long_name": "lambda, in units of the diagonal", "units": "1"})
+    coords = {LAMBDA: lambdas_along, IMAGE: names, TEMPLATE: names}
     data = {
-        "R": ((LAMBDA, IMAGE, TEMPLATE), found["R"]),
-        "G": ((LAMBDA, IMAGE, TEMPLATE), found["G"]),
-        "own": ((LAMBDA, TEMPLATE), found["own"]),
-        "excess": ((LAMBDA, IMAGE), found["excess"]),
-        "loss": (LAMBDA, found["loss"]),
-        "chosen": ((), found[LAMBDA]),
+        "R": ((LAMBDA, IMAGE, TEMPLATE), found["R"], {"long_name": "correlation of image and template", "units": "1"}),
+        "G": ((LAMBDA, IMAGE, TEMPLATE), found["G"], {"long_name": "correlation of two templates", "units": "1"}),
+        "own": ((LAMBDA, TEMPLATE), found["own"], {"long_name": "correlation with the own template", "units": "1"}),
+        "excess": ((LAMBDA, IMAGE), found["excess"], {"long_name": "largest excess correlation", "units": "1"}),
+        "loss": (LAMBDA, found["loss"], {"long_name": f"loss ({objective})", "units": "1"}),
+        "chosen": ((), found[LAMBDA], {"long_name": "lambda of the least loss", "units": "1"}),
     }
     attrs = {"objective": objective, "blocks": list(options.blocks), "separate": int(separate)}
-    return xr.Dataset(data, coords, attrs)
+    return named(xr.Dataset(data, coords, attrs))
 
 
 @dataclass(frozen=True)
@@ -254,6 +262,15 @@ class RidgeProblem:
     def region(self) -> np.ndarray:
         """Weights of the pixels (q,)."""
         return self.weights[self.pixels]
+
+    def computed(self) -> RidgeProblem:
+        """The same with its templates in memory."""
+        return replace(self, templates=self.templates.compute()) if isinstance(self.templates, Delayed) else self
+
+    def template_correlations(self) -> np.ndarray:
+        """Of all templates with each other (t, t), over the probe positions used; they are in memory."""
+        standard = self.templates.weights(*(slice(0, n) for n in self.counts.shape[:2]), self.used)
+        return np.asarray(standard @ standard.T / standard.shape[1])
 
 
 def _solver(problem: RidgeProblem, options: RidgeOptions) -> str:
@@ -314,7 +331,7 @@ def chosen_path(
     """
     whole, pixels = functools.reduce(SecondMoments.__add__, blocks), len(region)
     mean, std = whole.mean[:pixels], np.sqrt(np.diag(whole.products)[:pixels] / whole.n)
-    penalties = _penalties(mean, std, region, options.gain)
+    penalties = pixel_penalties(mean, std, region, options.gain)
     found: dict[str, np.ndarray] = {}
     if isinstance(options.regularisation, str):
         if len(blocks) < 2:
@@ -340,7 +357,7 @@ def compared(r: np.ndarray, g: np.ndarray, objective: Objective) -> dict[str, np
     return {"R": r, "G": g, "own": own, "excess": excess, "loss": short if r.shape[1] == 1 else loss}
 
 
-def _penalties(mean: np.ndarray, std: np.ndarray, region: np.ndarray, gain: float | None) -> np.ndarray:
+def pixel_penalties(mean: np.ndarray, std: np.ndarray, region: np.ndarray, gain: float | None) -> np.ndarray:
     """The diagonal N: what a weight of 1 on a pixel's standardised counts costs."""
     if gain is None:
         return 1.0 / region
@@ -357,11 +374,11 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
             '(solver "gram").'
         )
     penalty = float(options.regularisation)
+    problem = problem.computed()
     number, pixels = len(problem.names), problem.pixels
-    templates = problem.templates.compute() if isinstance(problem.templates, Delayed) else problem.templates
-    first = _computed(moments(problem.counts.data, templates, problem.used, pixels, number, problem.shifts))
+    first = _computed(moments(problem.counts.data, problem.templates, problem.used, pixels, number, problem.shifts))
     mean, std, rho = (first[name][..., pixels] for name in ("mean", "std", "rho"))
-    root = 1.0 / np.sqrt(_penalties(mean, std, problem.region, options.gain))
+    root = 1.0 / np.sqrt(pixel_penalties(mean, std, problem.region, options.gain))
     right = rho * root
 
     def product(directions: np.ndarray) -> np.ndarray:
@@ -385,9 +402,7 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
         )
     weights = np.where(std > 0, solution * root, 0.0)
     if options.separate:
-        whole = (slice(0, n) for n in problem.counts.shape[:2])
-        standard = templates.weights(*whole, problem.used)
-        weights = separated(weights, rho, standard @ standard.T / standard.shape[1])
+        weights = separated(weights, rho, problem.template_correlations())
     mask = np.zeros((number, *pixels.shape))
     mask[:, pixels] = weights
     values = {name: first[name] for name in ("rho", "mean", "std", "n")} | {"mask": mask, LAMBDA: np.asarray(penalty)}

@@ -116,17 +116,44 @@ def ridge_path(
     """
     correlation, std = moments.correlations()
     matrix, rho, between = correlation[:pixels, :pixels], correlation[pixels:, :pixels], correlation[pixels:, pixels:]
-    scale = np.ones(pixels) if penalties is None else 1.0 / np.sqrt(penalties)
-    values, vectors = eigh(matrix * scale[:, None] * scale, check_finite=False, driver="evd")
-    values = np.maximum(values, 0.0)  # below 0 by rounding alone
-    projected = (rho * scale) @ vectors
+    factors = RidgeFactors.of(matrix, penalties)
     weights = np.empty((len(lambdas), *rho.shape))
     for n, penalty in enumerate(lambdas):
-        weights[n] = (projected / (values + penalty)) @ vectors.T * scale
+        weights[n] = factors.weights(rho, penalty)
         if separate:
             weights[n] = separated(weights[n], rho, between)
     weights[..., std[:pixels] == 0] = 0.0  # where eigenvectors leave rounding
     return RidgePath(moments.mean[:pixels], std[:pixels], rho, tuple(lambdas), weights)
+
+
+@dataclass(frozen=True)
+class RidgeFactors:
+    r"""The eigendecomposition of :math:`N^{-1/2} C N^{-1/2}`, from which masks of any templates and lambda follow.
+
+    Attributes
+    ----------
+    values : array (q,)
+    vectors : array (q, q)
+        In columns.
+    scale : array (q,)
+        The diagonal of :math:`N^{-1/2}`.
+    """
+
+    values: Array
+    vectors: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, matrix: Array, penalties: Array | None = None) -> RidgeFactors:
+        """Of a correlation matrix C (q, q) and the diagonal N (q,), which is 1 by default."""
+        scale = np.ones(len(matrix)) if penalties is None else 1.0 / np.sqrt(penalties)
+        values, vectors = eigh(matrix * scale[:, None] * scale, check_finite=False, driver="evd")
+        return cls(np.maximum(values, 0.0), vectors, scale)  # below 0 by rounding alone
+
+    def weights(self, rho: Array, penalty: float) -> Array:
+        """Ridge masks (t, q) for one lambda of templates whose correlations with the pixels are rho (t, q)."""
+        projected = (rho * self.scale) @ self.vectors
+        return np.asarray((projected / (self.values + penalty)) @ self.vectors.T * self.scale)
 
 
 def separated(weights: Array, rho: Array, between: Array) -> Array:
