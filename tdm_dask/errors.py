@@ -3,6 +3,8 @@
 Every class takes that sentence as its only argument, so that it survives pickling between processes.
 """
 
+import errno
+
 
 class TdmError(Exception):
     """Base of everything that this package raises on purpose."""
@@ -86,3 +88,22 @@ class UnreachableStoreError(StoreError):
 
 class WorkerLostError(TdmError, OSError):
     """Workers of a cluster, or its scheduler, were lost or never came; finished stages are kept."""
+
+
+def in_words(error: BaseException) -> str:
+    """What any exception has to say, without a full stop, so that more can be said: "; what was finished is kept".
+
+    Examples
+    --------
+    >>> in_words(MaskError("The mask is not finite; derive it again.")), in_words(ValueError())
+    ('The mask is not finite; derive it again', 'ValueError: no message')
+    """
+    if isinstance(error, TdmError):
+        return str(error).strip().rstrip(".")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full: make room and run again"
+    if isinstance(error, PermissionError):
+        return f"{error.filename} may not be read or written; check its permissions"
+    if isinstance(error, MemoryError):
+        return "The memory is full: use fewer --workers or a larger machine"
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.') or 'no message'}"

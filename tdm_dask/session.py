@@ -130,20 +130,20 @@ def complain(sentence: str, code: int) -> int:
 
 
 def _sentence(error: Exception, finished: list[str]) -> tuple[str, int]:
-    from .errors import DiskFullError, TdmError, UnreachableStoreError, WorkerLostError
+    from .errors import DiskFullError, TdmError, UnreachableStoreError, WorkerLostError, in_words
 
     if isinstance(error, (DiskFullError, UnreachableStoreError, WorkerLostError)):
         return str(error), FAILED
     if isinstance(error, TdmError):
         return str(error), WRONG
+    what = in_words(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: make room and run again; {_kept(finished)}", FAILED
+        return f"{what}; {_kept(finished)}", FAILED
     if isinstance(error, PermissionError):
-        return f"{error.filename} may not be read or written; check its permissions.", WRONG
+        return f"{what}.", WRONG
     if isinstance(error, MemoryError):
-        return f"The memory is full: use fewer --workers or a larger machine; {_kept(finished)}", FAILED
-    what = str(error).strip().rstrip(".") or "no message"
-    return f"{type(error).__name__}: {what}; {_kept(finished)} --debug shows where.", FAILED
+        return f"{what}; {_kept(finished)}", FAILED
+    return f"{what}; {_kept(finished)} --debug shows where.", FAILED
 
 
 def _kept(finished: list[str]) -> str:
