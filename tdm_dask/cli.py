@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from .errors import InputError
 from .session import STOPPED, WRONG, Output, complain, run
 
 if TYPE_CHECKING:
@@ -455,3 +457,48 @@ def image(store: str | Path, detector: str, out: str | Path, overwrite: bool, **
         return Output(f"{out}: {shape}, {detector}", {"out": out, "shape": made.shape, "detector": detector})
 
     return run(work, **session)
+
+
+@tdm.command("view")
+@click.argument("store", type=Place())
+@click.option("--port", type=int, metavar="N", help="Port of the page. [default: the first that is free from 5006 on]")
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="Host through which the page may be used besides this machine, as of a JupyterHub; may be repeated.",
+)
+@click.option("--bin", type=int, metavar="N", help="Sum N × N detector pixels for the page. [default: what fits]")
+@click.option("--proxy-memory", metavar="SIZE", help='Memory that the page may take for its counts, such as "2GiB".')
+@click.option("--recipe", type=local, help="A recipe to begin with, such as one that the page has saved.")
+@click.option(
+    "--out", type=Place(), help="Folder or s3:// address for what the page makes. [default: STORE-view, here]"
+)
+@click.option("--open/--no-open", "browser", default=None, help="Open a browser. [default: where it would be seen]")
+@computing
+def view_command(store: str | Path, browser: bool | None, out: str | Path | None, **options: Any) -> int:
+    """Open a page in the browser: choose columns, see their masks and images, save the recipe.
+
+    It is served on this machine alone, to whoever has the link that is printed, until Ctrl-C. From elsewhere it is
+    reached through ssh -L or, with --origin, through jupyter-server-proxy.
+    """
+    session = {key: options.pop(key) for key in SESSION}
+    folder = Path(f"{Path(str(store).rstrip('/')).stem}-view") if out is None else out
+
+    def work(stage: Stage) -> Output:
+        missing = [name for name in ("panel", "bokeh", "tomli_w") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(
+                f"tdm view needs the package {missing[0].replace('_', '-')}, which is not here; install it with pip "
+                'install "tdm-dask[view]".'
+            )
+        from .viewer import view_store
+        from .viewer.server import has_display
+
+        options["memory"] = options.pop("proxy_memory")
+        seen = has_display(os.environ, sys.platform) if browser is None else browser
+        view_store(store, out=folder, browser=seen, stage=stage, **options)
+        return Output("The page is closed.")
+
+    return run(work, logs=_logs(folder), **session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import signal
 import sys
 import threading
@@ -106,7 +107,7 @@ def _interrupts(interrupted: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def _notes(debug: bool) -> Iterator[None]:
-    """Say this package's warnings as sentences, each once; those of others are for developers."""
+    """Say this package's warnings as sentences, each once; those of others, and tracebacks in logs, for developers."""
     notes: set[str] = set()
     ours = str(Path(__file__).parent)
     shown = warnings.showwarning
@@ -118,9 +119,15 @@ def _notes(debug: bool) -> Iterator[None]:
             notes.add(str(message))
             print(f"tdm: note: {message}", file=sys.stderr)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = say  # type: ignore[assignment]
-        yield
+    log = logging.getLogger(__package__)
+    level = log.level
+    log.setLevel(logging.DEBUG if debug else level)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = say  # type: ignore[assignment]
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def complain(sentence: str, code: int) -> int:
