@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from dask.utils import format_bytes
 
-from .axes import DETECTOR, VALID_PIXELS, check_counts
+from .axes import DETECTOR, VALID_PIXELS, check_counts, named
 from .blocks import InMemory, bounding_box
 from .conversion import convert
 from .errors import CorruptStoreError, MemoryLimitError, RegionError
@@ -203,6 +203,21 @@ def column_images(
     return xr.Dataset({"mask": mask, "image": image}, attrs=counts_facts(counts))
 
 
+def proxy_bytes(counts: xr.DataArray, bin: int = 1) -> int:
+    """Bytes that a `proxy` of the whole detector takes at most: those of the narrowest dtype that is certain.
+
+    Examples
+    --------
+    >>> from tdm_dask.axes import label_counts
+    >>> counts = label_counts(np.zeros((4, 4, 10, 10), np.uint8))
+    >>> proxy_bytes(counts), proxy_bytes(counts, bin=3)
+    (1600, 288)
+    """
+    whole = np.ones(counts.shape[2:])
+    dtype = _certain_dtype(counts.dtype, _largest(counts, whole), bin * bin)
+    return math.prod(counts.shape[:2]) * math.prod(size // bin for size in counts.shape[2:]) * dtype.itemsize
+
+
 def _compact(counts: xr.DataArray, weights: np.ndarray, bin: int | tuple[int, int], name: bool | None) -> xr.DataArray:
     """The counts of the region, cropped and binned, 0 where they are not valid; lazy, in blocks of BLOCK_BYTES.
 
@@ -222,7 +237,7 @@ def _compact(counts: xr.DataArray, weights: np.ndarray, bin: int | tuple[int, in
         here = [slice(s.start - r.start, s.stop - r.start) for s, r in zip((ky, kx), read, strict=True)]
         part = crop(descanned(part), ky=here[0], kx=here[1])
     if not inside.all():
-        part = part.assign_coords({VALID_PIXELS: (DETECTOR, inside)})
+        part = named(part.assign_coords({VALID_PIXELS: (DETECTOR, inside)}))
     binned = bin_counts(part, detector=bin)
     if VALID_PIXELS in binned.coords and not binned.coords[VALID_PIXELS].any():
         raise RegionError(

@@ -258,19 +258,46 @@ def folded(peaks: Array, vectors: Array, apart: float) -> Array:
     """Fractional positions of the columns of one cell: clusters of folded peaks that occur in most cells."""
     if len(peaks) < 4:
         raise SiteError(f"Only {len(peaks)} columns were found in the middle of the image; a lattice needs at least 4.")
-    fraction = (peaks @ np.linalg.inv(vectors)) % 1.0
-    off = fraction[:, None] - fraction
-    off = (off - np.rint(off)) @ vectors
-    distance = np.hypot(off[..., 0], off[..., 1])
-    cluster = fcluster(linkage(squareform(distance, checks=False), "average"), apart, "distance")
+    fraction, cluster = _folded_clusters(peaks, vectors, apart)
     area = np.ptp(peaks, axis=0).prod() * np.pi / 4
     cells = max(area / abs(np.linalg.det(vectors)), 1.0)
     places = []
     for number in np.unique(cluster):
         members = fraction[cluster == number]
         if len(members) >= _PRESENT * min(cells, np.bincount(cluster).max()):
-            near = members - np.rint(members - members[0])
-            places.append(np.median(near, axis=0))
+            places.append(_middle(members))
     if not places:
         raise SiteError("The columns of the image do not repeat with its period; give the vectors, or a sharper image.")
     return np.array(places)
+
+
+def places_in_cell(places: Array, vectors: Array, apart: float) -> Array:
+    """Fractional positions of the columns of one cell, from any of them: those nearer than `apart` are the same.
+
+    Examples
+    --------
+    >>> places_in_cell(np.array([[1.0, 1.0], [5.1, 1.0], [3.0, 3.0]]), 4.0 * np.eye(2), 0.5).tolist()
+    [[0.2625, 0.25], [0.75, 0.75]]
+    """
+    if len(places) == 1:
+        return _folded(places, vectors)
+    fraction, cluster = _folded_clusters(places, vectors, apart)
+    return np.array([_middle(fraction[cluster == number]) for number in np.unique(cluster)])
+
+
+def _folded(places: Array, vectors: Array) -> Array:
+    return np.asarray((places @ np.linalg.inv(vectors)) % 1.0)
+
+
+def _folded_clusters(places: Array, vectors: Array, apart: float) -> tuple[Array, npt.NDArray[np.int32]]:
+    """Fractional positions in one cell, and the number of the cluster that each belongs to."""
+    fraction = _folded(places, vectors)
+    off = fraction[:, None] - fraction
+    off = (off - np.rint(off)) @ vectors
+    distance = np.hypot(off[..., 0], off[..., 1])
+    return fraction, fcluster(linkage(squareform(distance, checks=False), "average"), apart, "distance")
+
+
+def _middle(members: Array) -> Array:
+    """The median of fractional positions that may lie on either side of a border of the cell."""
+    return np.asarray(np.median(members - np.rint(members - members[0]), axis=0))

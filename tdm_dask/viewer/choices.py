@@ -182,7 +182,9 @@ def _rest(recipe: Recipe) -> dict[str, dict[str, Any]]:
         "calibration": given(recipe.calibration, *vars(recipe.calibration)),
         "templates": {} if recipe.templates is None else given(recipe.templates, "all_name"),
         "masks": given(recipe.masks, "objective", "separate", "gain"),
-        "evidence": {} if recipe.evidence is None or recipe.evidence.draws == DRAWS else given(recipe.evidence, "draws"),
+        "evidence": {}
+        if recipe.evidence is None or recipe.evidence.draws == DRAWS
+        else given(recipe.evidence, "draws"),
     }
     return {name: part for name, part in parts.items() if part}
 
