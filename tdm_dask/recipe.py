@@ -54,7 +54,7 @@ class RecipeResult:
     store : str or Path
         The counts that were used.
     results : Path or str
-        A zarr store with one group for each stage: pacbed, masks, images, evaluation, evidence.
+        A zarr store with one group for each stage: masks, images, pacbed, evaluation, evidence.
     counts : xarray.DataArray
         The calibrated counts, lazy.
     pacbed : xarray.DataArray
@@ -127,9 +127,9 @@ def run_recipe(
     store = _open_or_convert(request, folder, clock)
     counts, pacbed = _calibrated(request, store, clock)
     results = within(folder, RESULTS)
-    pacbed = _stored(results, "pacbed", pacbed.to_dataset)[pacbed.name]
     masks = _stored(results, "masks", lambda: _masks(request, counts, clock))
     images = _stored(results, "images", lambda: _images(plan, counts, masks, _lazily(results, "masks"), clock))
+    pacbed = _stored(results, "pacbed", pacbed.to_dataset)[pacbed.name]
     evaluation = _stored(results, "evaluation", lambda: _evaluation(request, masks, images))
     found = (
         xr.Dataset()

@@ -251,7 +251,7 @@ def test_a_failure_names_the_stages_that_were_finished(run, monkeypatch):
     monkeypatch.setattr("tdm_dask.report.write_report", fail)
     code, _, err = run("demo")
     assert code == 1
-    assert "no figure today; finished and kept: convert, calibrate, correlate, images." in err
+    assert "no figure today; finished and kept: convert, calibrate, correlate, images, evidence." in err
 
 
 def test_warnings_of_the_package_are_notes_and_others_are_left_out(run, monkeypatch):

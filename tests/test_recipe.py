@@ -142,8 +142,8 @@ def test_correlating_and_applying_read_the_counts_once_each(tmp_path, monkeypatc
     monkeypatch.setattr(Shards, "blocks", counted)
     stages = Stages()
     run_recipe(DEMO, tmp_path / "out", stage=stages)
-    assert stages.names == ["convert", "calibrate", "correlate", "images"]
-    assert reads == ["correlate", "images"]
+    assert stages.names == ["convert", "calibrate", "correlate", "images", "evidence"]
+    assert reads == ["correlate", "images", "evidence", "evidence"]
 
 
 def test_a_second_run_takes_up_every_finished_stage(demo):
@@ -213,6 +213,7 @@ def test_a_recipe_may_ask_for_detectors_alone(tmp_path, dense):
     close(result.images["virtual"].values[0], (dense * weights).sum((2, 3)))
     assert "image" not in result.images
     assert not result.evaluation.variables
+    assert not result.evidence.variables
 
 
 def test_mean_scaled_masks_are_applied_to_the_counts_as_they_are(tmp_path, dense):
@@ -299,7 +300,6 @@ def test_contrast_is_part_of_the_evaluation(demo):
     images = demo.images["image"].sel(template=KINDS)
     expected = tdm.site_contrast(images, {kind: np.array(SITES[kind]) for kind in KINDS})
     close(demo.evaluation["contrast"].values, expected.values)
-    assert not demo.evidence.variables
 
 
 def test_binary_templates_and_chosen_kinds(tmp_path):
