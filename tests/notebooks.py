@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import nbformat
 from nbclient import NotebookClient
 
@@ -27,3 +28,8 @@ def of_cells(*sources: str, may_fail: bool = False) -> Any:
     for cell in cells:
         cell.metadata["tags"] = ["raises-exception"] * may_fail
     return nbformat.v4.new_notebook(cells=cells)
+
+
+def notebook_of(script: Path) -> Any:
+    """The notebook that a script in percent cells is."""
+    return jupytext.read(script)

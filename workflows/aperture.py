@@ -8,12 +8,13 @@
 #
 # The aperture is chosen from elastic scattering alone. It is judged on patterns that it was not chosen from: chosen on
 # one half of the scan, read on the other.
+
+# %%
 """Apertures for kinds of atom column, as for EELS: chosen from the correlations, and the images that they make.
 
 python workflows/aperture.py [data] [--out DIR] [--kinds Li O] [--within 24]
 """
 
-# %%
 import known_scan
 import numpy as np
 import xarray as xr

@@ -6,6 +6,11 @@ A workflow takes one of three kinds of data:
 - an archive (`.npz`) with `counts` (y, x, ky, kx) and `meta`, a JSON text with axes and columns;
 - a store that `simulate.py` wrote, which carries the truth as the attribute `truth`, or any other store or vendor
   file, whose columns a table of sites names (`--sites`).
+
+Workflows are scripts, and notebooks as well: with jupytext installed, JupyterLab opens them with "Open With >
+Notebook", and `jupytext --to ipynb tour.py` makes a notebook of one. There is no command line then: options have their
+defaults, and are changed where they are read, as in `ARGUMENTS.out = Path("elsewhere")`. A notebook in another folder
+than this file finds it after `sys.path.append("the folder of the workflows")`.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask.plot import save_figure
+from tdm_dask.plot.style import figure_of
 
 SAMPLE = files("tdm_dask") / "data"
 
@@ -139,33 +145,53 @@ def inside(sites: Mapping[str, Any], counts: xr.DataArray, margin: float = 0.0) 
     return {kind: places[((places >= low) & (places <= high)).all(1)] for kind, places in arrays.items()}
 
 
-def arguments(description: str | None, **options: Any) -> argparse.Namespace:
+def arguments(description: str | None, *, sample_only: bool = False, **options: Any) -> argparse.Namespace:
     """What the command line asks of a workflow: `data`, `out`, `sites`, `quick`, and options of its own.
 
     Parameters
     ----------
     description : str
         For `--help`: the workflow's own docstring.
+    sample_only : bool, default False
+        Whether the workflow is about the package's sample, so that `out` is all there is to choose.
     options
         Further options by name, each the keywords of `ArgumentParser.add_argument`. In a notebook there is no command
         line, and every option has its default.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="archive, store or vendor file; by default the package's sample")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of figures, numbers and store")
-    parser.add_argument("--sites", type=Path, help="table of sites, CSV or JSON, in angstrom")
-    parser.add_argument("--quick", action="store_true", help="a reduced size, to see that it runs")
+    if not sample_only:
+        parser.add_argument("data", nargs="?", help="archive, store or vendor file; by default the package's sample")
+        parser.add_argument("--sites", type=Path, help="table of sites, CSV or JSON, in angstrom")
+        parser.add_argument("--quick", action="store_true", help="a reduced size, to see that it runs")
     for name, settings in options.items():
         parser.add_argument("--" + name.replace("_", "-"), **settings)
     warnings.filterwarnings("ignore", message=".*sites lie more than.*")  # columns around the scan are listed too
-    return parser.parse_args([] if "ipykernel" in sys.modules else None)
+    return parser.parse_args(command_line())
+
+
+def command_line() -> list[str] | None:
+    """What a parser of options is given: None for what the command line has, and nothing at all in a notebook."""
+    return [] if _in_notebook() else None
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 def write(out: Path, name: str, figures: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
-    """Write figures as PNG and numbers as JSON, named `<name>-<figure>.png` and `<name>.json`, and say where."""
+    """Write figures as PNG and numbers as JSON, named `<name>-<figure>.png` and `<name>.json`, and say where.
+
+    In a notebook, the figures are shown as well.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for title, figure in figures.items():
-        print(save_figure(figure, out / f"{name}-{title}.png"))
+    for title, drawn in figures.items():
+        print(save_figure(drawn, out / f"{name}-{title}.png"))
+        if _in_notebook():
+            from IPython.display import display
+
+            display(figure_of(drawn))
     path = out / f"{name}.json"
     text = json.dumps(numbers, indent=1, ensure_ascii=False, default=_plain)
     path.write_text(text + "\n", encoding="utf-8")

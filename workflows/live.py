@@ -5,12 +5,13 @@
 # when it is complete; from it, the masks of all kinds of column are made better, and, with the masks of the first lines
 # fixed, their images are drawn. At the end the masks are those of the whole scan, to the last digits, and the file is
 # read a second time for the final images.
+
+# %%
 """Masks and images of a scan while its file is being written, and how soon they are as good as those of the whole.
 
 python workflows/live.py [data] [--out DIR] [--fixed-after 0.25]
 """
 
-# %%
 import itertools
 import threading
 from pathlib import Path

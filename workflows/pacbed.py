@@ -5,12 +5,13 @@
 # ones of many thicknesses; rotation, scale and shift of the pattern, its intensity and a constant background are
 # fitted for each. The library is simulated with phonon displacements of its own (`--seed`), or read from a store that
 # an earlier run wrote (`--library`).
+
+# %%
 """Thickness of a specimen from its mean pattern, matched to a library of simulated ones (SI4, SI15 of the paper).
 
 python workflows/pacbed.py [data] [--out DIR] [--library LIBRARY.zarr] [--cif FILE --zone 0 0 1]
 """
 
-# %%
 from pathlib import Path
 
 import known_scan

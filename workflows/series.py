@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -50,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="two defoci, two thicknesses, coarsely, to see that it runs"
     )
-    return parser.parse_args([] if "ipykernel" in sys.modules else None)
+    return parser.parse_args(known_scan.command_line())
 
 
 ARGUMENTS = arguments()

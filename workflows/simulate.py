@@ -28,6 +28,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import known_scan
+
 from tdm_dask.axes import quantity
 from tdm_dask.errors import TdmError
 from tdm_dask.progress import progress_bar
@@ -59,7 +61,7 @@ def arguments() -> argparse.Namespace:
     add("--soft-edge", help="of the probe's aperture")
     add("--scheduler", help="address of a dask scheduler")
     add("--overwrite", action="store_true")
-    return parser.parse_args([] if "ipykernel" in sys.modules else None)
+    return parser.parse_args(known_scan.command_line())
 
 
 ARGUMENTS = arguments()
