@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import html
+import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from matplotlib.image import imread
 
+import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import InputError
 from tdm_dask.evaluation.cross_talk import cross_talk
@@ -18,6 +29,8 @@ from tdm_dask.image_file import check_image_path, write_image
 from tdm_dask.plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from tdm_dask.recipe import run_recipe
 from tdm_dask.report import write_report
+from tdm_dask.report.identity import file_hash, fingerprint
+from tdm_dask.sources import identity
 
 DEMO = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "demo.toml"
 KINDS = ["Li", "O"]
@@ -45,13 +58,19 @@ def masks() -> xr.DataArray:
     return xr.DataArray(values, coords, ("template", "ky", "kx"))
 
 
+def words(report) -> str:
+    """The page without its pictures, as it is written."""
+    return re.sub(r"data:image/png;base64,[\w+/=]+", "data:", report.page.read_text(encoding="utf-8"))
+
+
 def test_the_page_stands_alone(made):
     page = made[1].page.read_text(encoding="utf-8")
     for name, value in re.findall(r'\b(src|href|url|srcset|data)\s*[=(]\s*"?([^">\s]+)', page):
-        assert value.startswith("data:image/png;base64,"), (name, value[:60])
-    assert not re.search(r"<(script|link|iframe|object)\b|@import", page)
+        assert value.startswith(("data:image/png;base64,", "#")), (name, value[:60])
+    assert not re.search(r"<(script|link|iframe|object)\b|@import|\bon\w+=", words(made[1]))
     assert "{{" not in page
-    assert "None" not in page
+    assert "None" not in words(made[1])
+    assert len(page) < 3e6
 
 
 def test_the_page_says_what_was_done_with_numbers_and_units(made):
@@ -60,6 +79,9 @@ def test_the_page_says_what_was_done_with_numbers_and_units(made):
         assert text in page
     for text in (
         "semi_angle = &#34;23.5 mrad&#34;",
+        "electrons per probe</th><td>20000</td>",
+        "electrons/Å²",
+        "tdm run recipe.toml",
         "adf:30:45",
         "sigma 0.35 Å",
         "15 of Li",
@@ -85,6 +107,7 @@ def test_the_page_says_what_was_done_with_numbers_and_units(made):
 )
 def test_the_page_says_how_ridge_masks_were_found(options, words, tmp_path):
     text = DEMO.read_text(encoding="utf-8").replace("lifepo4_001", f"{DEMO.parent}/lifepo4_001")
+    text, _ = text.split("# Whether the data single out")
     assert 'method = "pearson"\n' in text
     recipe = tmp_path / "recipe.toml"
     text = text.replace('method = "pearson"\n', f'method = "ridge"\n{options}\n').replace('all_name = "all"\n', "")
@@ -113,8 +136,10 @@ def test_the_table_of_the_page_and_the_csv_hold_the_evaluation(made):
 
 def test_every_figure_is_a_picture_of_its_own(made):
     figures = made[1].figures
+    kinds = ("Li", "Fe", "P+O", "O")
     expected = {"pacbed", "columns", "cross_talk", "image_ABF", "image_ADF"}
-    expected |= {f"{part}_{kind}" for part in ("image", "mask") for kind in ("Li", "Fe", "P+O", "O", "all")}
+    expected |= {f"{part}_{kind}" for part in ("image", "mask") for kind in (*kinds, "all")}
+    expected |= {f"{part}_{kind}" for part in ("offsets", "significance") for kind in kinds}
     assert set(figures) == expected
     pictures = {name: imread(path) for name, path in figures.items()}
     assert all(picture[..., :3].std() > 0.02 for picture in pictures.values())
@@ -126,23 +151,111 @@ def test_the_page_has_the_contrast_of_every_kind(made):
     assert "How far the columns stand out" in page
     for value in made[0].evaluation["contrast"].values.ravel():
         assert f"{value:+.2f}".replace("-", "−") + "</td>" in page
-    assert "What the data say about the sites" not in page
 
 
-def test_the_page_has_the_verdicts_and_their_maps_where_a_cell_is_given(tmp_path):
-    text = DEMO.read_text(encoding="utf-8").replace("lifepo4_001", f"{DEMO.parent}/lifepo4_001")
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(text + '\n[evidence]\ncell = ["10.332 Å", "6.010 Å"]\ndraws = 20\n', encoding="utf-8")
-    result = run_recipe(recipe, tmp_path / "out")
-    report = write_report(result)
-    page = report.page.read_text(encoding="utf-8")
+def test_the_page_has_the_verdicts_and_their_maps_where_a_cell_is_given(made):
+    result, report = made
+    page = words(report)
     for sentence in result.evidence["sentence"].values:
-        assert sentence in page
-    kinds = ("Li", "Fe", "P+O", "O")
-    wanted = {f"{part}_{kind}" for part in ("offsets", "significance") for kind in kinds}
-    assert wanted <= set(report.figures)
-    assert all(imread(report.figures[name])[..., :3].std() > 0.02 for name in wanted)
-    assert page.count('alt="Response at every offset"') == 4
+        assert f"<li>{sentence}</li>" in page
+    assert page.count('alt="The response of the template of') == 4
+    assert "The data single out the sites of P+O and O; other places in the cell may respond as strongly" in page
+
+
+def test_figures_and_tables_are_numbered_in_their_order_and_have_captions(made):
+    page = words(made[1])
+    numbers = [int(n) for n in re.findall(r"<figcaption><b>Figure (\d+)\.</b> [A-Z]", page)]
+    assert numbers == list(range(1, 1 + 1 + 3 + 1 + 4 + 5))
+    assert [int(n) for n in re.findall(r"<caption><b>Table (\d+)\.</b>", page)] == [1, 2, 3]
+    assert page.count("<img ") == len(made[1].figures)
+    assert len(re.findall(r'<img [^>]*alt="[^"]{20,}"', page)) == len(made[1].figures)
+
+
+def test_headings_go_down_one_step_at_a_time_and_are_what_links_lead_to(made):
+    page = words(made[1])
+    levels = [int(level) for level in re.findall(r"<h(\d)", page)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    targets = re.findall(r'href="#([\w-]+)"', page)
+    assert len(targets) == 10
+    assert all(page.count(f'id="{target}"') == 1 for target in targets)
+
+
+def dense_fingerprint(counts: np.ndarray) -> str:
+    totals, maximum = counts.sum((2, 3), dtype=np.uint64), counts.max((0, 1))
+    return hashlib.sha256(totals.astype("<u8").tobytes() + maximum.astype("<u2").tobytes()).hexdigest()
+
+
+def test_the_page_says_which_file_it_is_about_with_its_hash(made):
+    page, source = words(made[1]), DEMO.parent / "lifepo4_001.mib"
+    modified = datetime.fromtimestamp(source.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    for name, value in {
+        "file": "lifepo4_001.mib",
+        "size": "5 771 808 bytes (5.77 MB)",
+        "modified": modified,
+        "SHA-256 of the file": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "fingerprint of the counts": dense_fingerprint(tdm.open(source).values),
+    }.items():
+        assert f'<th scope="row">{name}</th><td>{value}</td>' in page
+
+
+def test_the_command_of_the_page_gives_the_fingerprint_again(made):
+    (command,) = re.findall(r'<pre class="command"><code>(python -c .*)</code></pre>', words(made[1]))
+    arguments = shlex.split(html.unescape(command))[1:]
+    ran = subprocess.run([sys.executable, *arguments], cwd=made[0].out, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == fingerprint(made[0].store)
+
+
+def test_a_fingerprint_is_of_the_counts_however_they_are_stored(tmp_path):
+    counts = np.random.default_rng(3).poisson(2.0, (9, 7, 12, 12)).astype(np.uint16)
+    found = set()
+    for n, options in enumerate(({}, {"compression": "zstd"}, {"compression": None})):
+        tdm.convert(tdm.label_counts(counts), tmp_path / f"{n}.zarr", **options)
+        found.add(fingerprint(tmp_path / f"{n}.zarr"))
+    assert found == {dense_fingerprint(counts)}
+    other = counts.copy()
+    other[4, 3, 5, 6] += 1
+    tdm.convert(tdm.label_counts(other), tmp_path / "other.zarr")
+    assert fingerprint(tmp_path / "other.zarr") not in found
+    turned = tdm.label_counts(np.ascontiguousarray(counts[:, :, ::-1]))
+    tdm.convert(turned, tmp_path / "turned.zarr")
+    assert fingerprint(tmp_path / "turned.zarr") not in found
+
+
+def test_a_large_file_and_one_that_changed_are_not_hashed(tmp_path, monkeypatch):
+    path = tmp_path / "scan.raw"
+    path.write_bytes(b"counts")
+    known = identity(path)
+    assert file_hash(path, known) == hashlib.sha256(b"counts").hexdigest()
+    assert file_hash(path, known | {"size": 7}) is None
+    assert file_hash(tmp_path / "gone.raw", known) is None
+    monkeypatch.setattr("tdm_dask.report.identity.HASHED_BYTES", 5)
+    assert file_hash(path, known) is None
+
+
+def test_the_page_of_a_store_says_which_one_and_what_it_was_converted_from(made, tmp_path):
+    recipe = {"source": {"path": str(made[0].store)}, "detectors": {"BF": "disk:10"}}
+    result = run_recipe(recipe, tmp_path / "out")
+    page = words(write_report(result))
+    identifier = json.loads((Path(made[0].store) / "zarr.json").read_text())["attributes"]["tdm_dask"]["id"]
+    for text in (identifier, "converted from</th><td>lifepo4_001.mib", fingerprint(made[0].store)):
+        assert text in page
+    assert "SHA-256 of the file" not in page
+    assert "tdm_dask.run_recipe" in page  # the recipe was no file
+    assert '"BF": "disk:10"' in html.unescape(page)
+
+
+def test_a_store_of_another_program_has_no_fingerprint_and_the_page_says_so(tmp_path):
+    disk = np.hypot(*np.indices((24, 24)) - 11.5) < 7
+    group = zarr.open_group(tmp_path / "other.zarr", mode="w", zarr_format=3)
+    counts = np.random.default_rng(4).poisson(np.where(disk, 20.0, 0.5), (5, 6, 24, 24))
+    group.create_array("counts", data=counts.astype(np.uint16))
+    recipe = {"source": {"path": str(tmp_path / "other.zarr")}, "detectors": {"BF": "disk:10"}}
+    recipe["calibration"] = {"semi_angle": 20.0}
+    page = words(write_report(run_recipe(recipe, tmp_path / "out")))
+    assert "none: the store has no sums of its counts" in page
+    assert "hashlib" not in page
     assert "None" not in page
 
 
@@ -150,16 +263,28 @@ def test_text_of_a_recipe_cannot_become_markup(tmp_path):
     data = DEMO.parent
     recipe = {
         "title": "<script>alert(1)</script>",
-        "source": {"path": str(data / "lifepo4_001.mib")},
-        "detectors": {"<b>/../BF": "disk:10"},
-        "calibration": {"semi_angle": 23.5},
+        "notes": "<script>alert(2)</script>",
+        "source": {"path": str(shutil.copy(data / "lifepo4_001.mib", tmp_path / "<script>alert(3)<.mib"))},
+        "detectors": {"<i>/../BF": "disk:10", "<i>_.._BF": "disk:11", "<I>/../bf": "disk:12"},
+        "calibration": {"semi_angle": 23.5, "scan_step": 0.3225},
+        "templates": {"sites": {'<script>alert("4")</script>': [[2.0, 2.0]], "O": [[3.0, 4.0]]}, "sigma": 0.35},
     }
+    shutil.copy(data / "lifepo4_001.hdr", tmp_path / "<script>alert(3)<.hdr")
     report = write_report(run_recipe(recipe, tmp_path / "out"))
-    page = report.page.read_text(encoding="utf-8")
-    assert "<script>" not in page
-    assert "<b>" not in page
+    page = words(report)
+    assert page.count("&lt;script&gt;") > 10
+    assert "<script" not in page
+    assert "<i>" not in page.lower()
     assert all(path.parent == tmp_path / "out" / "figures" for path in report.figures.values())
+    assert len({str(path).lower() for path in report.figures.values()}) == len(report.figures) == 10
+
+
+def test_a_report_without_templates_has_no_table(made, tmp_path):
+    recipe = {"source": {"path": str(made[0].store)}, "detectors": {"BF": "disk:10"}}
+    report = write_report(run_recipe(recipe, tmp_path / "out"))
     assert report.table is None
+    assert "Cross-talk" not in words(report)
+    assert set(report.figures) == {"pacbed", "image_BF"}
 
 
 def test_an_image_is_drawn_in_its_own_proportions_with_a_round_scale_bar(images):
