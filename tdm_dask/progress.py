@@ -50,7 +50,7 @@ def progress_bar(name: str = "computing", nbytes: int | None = None) -> Abstract
     name : str, default "computing"
         Shown before the bar.
     nbytes : int, optional
-        Bytes of counts that are read, such as ``counts.nbytes``, for a rate in GB/s.
+        Bytes of counts that are read, such as ``counts.nbytes``, for a rate beside the time.
 
     Notes
     -----
@@ -190,7 +190,8 @@ class _Bar:
         if not self.share or not self.seconds or not tasks:
             return ""
         if self.nbytes:
-            return f"{self.nbytes * self.share / self.seconds / 1e9:.2f} GB/s"
+            rate = self.nbytes * self.share / self.seconds
+            return f"{rate / 1e9:.2f} GB/s" if rate >= 1e8 else f"{rate / 1e6:.3g} MB/s"
         return f"{tasks / self.seconds:.0f} tasks/s"
 
 
@@ -300,7 +301,7 @@ class _Terminal:
             console = Console(stderr=True)
             length = 24 if console.width >= 80 else 12
             # Long names are cut, so that the numbers never are.
-            self._room = max(8, console.width - length - len(" 100 % 0:00:00 1000 tasks/s"))
+            self._room = max(8, console.width - length - len(" 100 % 0:00:00 10000 tasks/s"))
             texts = [_Text(name) for name in ("percentage", "time", "rate")]
             columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=length), *texts)
             self._progress = Progress(*columns, console=console)
@@ -348,7 +349,7 @@ _COLOURS = {"running": "#56B4E9", "done": "#009E73", "stopped": "#D55E00"}
 def _mimebundle(bar: _Bar) -> dict[str, str]:
     words = [text for text in (bar.percentage, bar.time, bar.rate) if text]
     # The colours of page and text are the notebook's own, so that it looks right on dark pages as well.
-    row = "display:flex;align-items:center;gap:0.8em;font-family:sans-serif;font-size:0.9em"
+    row = "display:flex;align-items:center;gap:0.8em;margin:0.2em 0;font-family:sans-serif;font-size:0.9em"
     rail = "width:12em;height:0.5em;border-radius:0.25em;background:rgba(128,128,128,0.3)"
     done = f"width:{100 * (bar.share or 0):.1f}%;height:100%;border-radius:inherit;background:{_COLOURS[bar.state]}"
     numbers = "font-variant-numeric:tabular-nums"

@@ -261,9 +261,9 @@ print(f"{signal_image}: {'the same image' if same else 'another image'}")
 #
 # What was done here fits into one file that a colleague can read, and a batch job can run:
 #
-#     tdm plan recipe.toml --out results      # what it will read, need and take
-#     tdm run recipe.toml --out results       # report.html with all figures, and the masks and images in a store
-#     tdm run recipe.toml --out results --slurm --workers 8 --cores 8 --memory 16GiB --walltime 02:00:00
+#     tdm plan recipe.toml --out run      # what it will read, need and take
+#     tdm run recipe.toml --out run       # report.html; masks and images in a store
+#     tdm run recipe.toml --out run --slurm --workers 8 --memory 16GiB --cores 8
 #
 # The same file works for a scan of a terabyte: the counts are never in memory, and a run that was stopped goes on.
 
