@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -378,7 +378,7 @@ def _losses_in_words(start: _Start) -> Iterator[None]:
     except Exception as error:
         if start.watch is None or isinstance(error, TdmError):
             raise
-        reason = start.watch.reason or _loss(error)
+        reason = start.watch.reason or loss_in_words(error)
         if reason is None:
             raise
         logs = "" if start.logs is None else f" ({_last_words(start.logs)})"
@@ -387,7 +387,7 @@ def _losses_in_words(start: _Start) -> Iterator[None]:
         ) from error
 
 
-def _loss(error: Exception) -> str | None:
+def loss_in_words(error: BaseException) -> str | None:
     """What was lost, if an error of dask.distributed says that something was."""
     from concurrent.futures import CancelledError
 
@@ -416,7 +416,7 @@ def _join(address: str) -> Iterator[Any]:
         raise InputError(
             f'No dask scheduler answers at "{address}"; give an address (tcp://host:8786) or its file.'
         ) from error
-    with client:
+    with closing(client):
         yield client
 
 
@@ -424,7 +424,8 @@ def _join(address: str) -> Iterator[Any]:
 def _client(cluster: Any) -> Iterator[Any]:
     from distributed import Client
 
-    with Client(cluster, timeout=CONNECT_SECONDS) as client:
+    # Not as the context that it is, which must end in the thread that it began in: the first computation's.
+    with closing(Client(cluster, timeout=CONNECT_SECONDS)) as client:
         yield client
 
 

@@ -107,3 +107,15 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "The memory is full: use fewer --workers or a larger machine"
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.') or 'no message'}"
+
+
+def sentence(error: BaseException) -> str:
+    """What any exception has to say, as a sentence.
+
+    Examples
+    --------
+    >>> sentence(ZeroDivisionError("division by zero"))
+    'ZeroDivisionError: division by zero.'
+    """
+    said = in_words(error)
+    return said if said.endswith(("?", "!")) else f"{said}."

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from ..errors import InputError, in_words
+from ..errors import InputError, sentence
 from .gate import LOCAL, Gate, host_of
 
 FIRST_PORT, PORTS = 5006, 100
@@ -288,9 +288,9 @@ def say_errors(say: Callable[[str], Any]) -> None:
 
 def _told(error: BaseException) -> str:
     """An error in a sentence, which is logged; with its traceback where logs of this package are for developers."""
-    sentence = f"{in_words(error)}."
-    log.warning("%s", sentence, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
-    return sentence
+    said = sentence(error)
+    log.warning("%s", said, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
+    return said
 
 
 def has_display(environment: Mapping[str, str], platform: str) -> bool:
