@@ -130,13 +130,21 @@ def collection_aperture(
     nearest = grid[int(np.abs(radii - size).argmin())]
     result = xr.Dataset(
         {
-            "aperture": aperture,
+            "aperture": aperture.assign_attrs(units="1", long_name="collection aperture"),
             "signal": signal.assign_attrs(units="counts", long_name="covariance with the template"),
             "snr": (signal / np.sqrt(inside)).assign_attrs(units="1", long_name="signal over shot noise"),
             "contrast": (signal / inside).assign_attrs(units="1", long_name="signal over counts"),
             "collected": ((), inside / float(maps["mean"].sum()), {"units": "1", "long_name": "part of the counts"}),
-            "merit": (DETECTOR, np.where(np.isfinite(nearest), nearest, np.nan), {"units": "1"}),
-            "merit_of_radius": ("radius", np.where(np.isfinite(best), best, np.nan), {"units": "1"}),
+            "merit": (
+                DETECTOR,
+                np.where(np.isfinite(nearest), nearest, np.nan),
+                {"units": "1", "long_name": "merit of apertures around each pixel"},
+            ),
+            "merit_of_radius": (
+                "radius",
+                np.where(np.isfinite(best), best, np.nan),
+                {"units": "1", "long_name": "merit of the best aperture of each radius"},
+            ),
         },
         {"radius": ("radius", radii, {"units": "mrad", "long_name": "radius"})},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -24,7 +24,22 @@ FINDINGS = "findings"
 # Detector pixels by which each pattern lies off: see `tdm_dask.descan`.
 DESCAN = ("descan_ky", "descan_kx")
 
+Labelled = TypeVar("Labelled", bound=xr.DataArray | xr.Dataset)
+
 LONG_NAMES = {"y": "slow scan", "x": "fast scan", "ky": "detector ky", "kx": "detector kx"}
+
+# What parts that many results have in common say of themselves.
+_COMMON: Mapping[str, Mapping[str, str]] = {
+    TEMPLATE: {"long_name": "template"},
+    IMAGE: {"long_name": "image"},
+    "kind": {"long_name": "kind of column"},
+    VALID_PIXELS: {"long_name": "valid detector pixels"},
+    VALID_PATTERNS: {"long_name": "valid patterns"},
+    DESCAN[0]: {"long_name": "descan along ky", "units": "px"},
+    DESCAN[1]: {"long_name": "descan along kx", "units": "px"},
+    "n": {"long_name": "probe positions used", "units": "1"},
+    "detector_region": {"long_name": "weight of the detector region", "units": "1"},
+}
 
 # Coordinates that differ by less than this fraction of a step are the same coordinates.
 COORDINATE_TOLERANCE = 1e-6
@@ -118,14 +133,56 @@ def axis_coordinate(dim: str, size: int, step: float = 1.0, origin: float = 0.0,
 def label_counts(
     data: Any, coords: Mapping[str, Any] | None = None, attrs: Mapping[str, Any] | None = None
 ) -> xr.DataArray:
-    """Wrap a 4D array as counts: dims ("y", "x", "ky", "kx"), pixel coordinates where none are given."""
+    """Wrap a 4D array as counts: the way in for data that are in memory already, or are any dask array.
+
+    Parameters
+    ----------
+    data : array (ny, nx, nky, nkx)
+        NumPy or dask; it is not copied, and not read.
+    coords : mapping, optional
+        Coordinates as `xarray.DataArray` takes them: calibrated axes, `valid_pixels` (ky, kx), `valid_patterns` (y, x)
+        and so on. A dim without one gets pixel numbers, in "px".
+    attrs : mapping, optional
+        What is known of the experiment, such as `energy_eV`.
+
+    Returns
+    -------
+    DataArray, dims (y, x, ky, kx)
+
+    Raises
+    ------
+    CountsError
+        If the data does not have four dimensions.
+
+    Examples
+    --------
+    >>> counts = label_counts(np.ones((2, 3, 8, 8), np.uint16), attrs={"energy_eV": 200e3})
+    >>> counts.dims, counts.kx.attrs["units"]
+    (('y', 'x', 'ky', 'kx'), 'px')
+    """
     if data.ndim != 4:
         raise CountsError(f"The data has {data.ndim} dimensions; counts have four: (y, x, ky, kx).")
     all_coords = {dim: axis_coordinate(dim, size) for dim, size in zip(DIMS, data.shape, strict=True)}
     all_coords.update(coords or {})
-    return xr.DataArray(
-        data, dims=DIMS, coords=all_coords, name="counts", attrs=dict(attrs or {}) | {"units": "counts"}
-    )
+    own = {"long_name": "detector counts", "units": "counts"}
+    all_attrs = {**own, **(attrs or {}), **own}
+    return named(xr.DataArray(data, dims=DIMS, coords=all_coords, name="counts", attrs=all_attrs))
+
+
+def named(array: Labelled) -> Labelled:
+    """An array whose parts of common names say what they are, with `long_name` and `units`, where they do not yet.
+
+    Examples
+    --------
+    >>> named(xr.Dataset({"n": 3}))["n"].attrs
+    {'long_name': 'probe positions used', 'units': '1'}
+    """
+    found: Any = array.copy(deep=False)
+    parts = found.variables if isinstance(found, xr.Dataset) else found.coords
+    for name in parts:
+        if name in _COMMON:
+            parts[name].attrs.update({**_COMMON[str(name)], **parts[name].attrs})
+    return found
 
 
 def check_counts(counts: xr.DataArray) -> xr.DataArray:

@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from .axes import DETECTOR, SCAN, check_counts
+from .axes import DETECTOR, SCAN, check_counts, named
 from .errors import CountsError, InputError
 from .factors import Eigenvectors, block_krylov, largest_eigenvectors, nonnegative_factors, signed
 from .passes import images, moments
@@ -141,13 +141,14 @@ def principal_components(
     fraction = values / np.count_nonzero(std)
     dataset["fraction"] = (COMPONENT, fraction, {"long_name": "fraction of the total variance", "units": "1"})
     dataset["residual"] = (COMPONENT, found.eigen.residuals, {"long_name": "relative residual", "units": "1"})
-    region = (DETECTOR, (weights > 0).astype(np.float64), {"long_name": "weight of the detector region"})
-    return dataset.assign_coords(
-        mean=(DETECTOR, mean, {"units": "counts"}),
-        std=(DETECTOR, std, {"units": "counts"}),
-        n=((), found.n),
-        detector_region=region,
-    )
+    region = (DETECTOR, (weights > 0).astype(np.float64), {"long_name": "weight of the detector region", "units": "1"})
+    coords = {
+        "mean": (DETECTOR, mean, {"long_name": "mean pattern (PACBED)", "units": "counts"}),
+        "std": (DETECTOR, std, {"long_name": "standard deviation over the scan", "units": "counts"}),
+        "n": ((), found.n),
+        "detector_region": region,
+    }
+    return named(dataset.assign_coords(coords))
 
 
 def nonnegative_components(
@@ -354,6 +355,7 @@ def _dataset(
     """Masks and images, labelled."""
     mask = ((COMPONENT, *DETECTOR), masks, {"long_name": "mask", "units": "1"})
     image = ((COMPONENT, *SCAN), pictures, {"long_name": "image", "units": "1"})
-    coords = {**detector_coords(counts), **scan_coords(counts), COMPONENT: np.arange(1, len(masks) + 1)}
+    number = (COMPONENT, np.arange(1, len(masks) + 1), {"long_name": "component", "units": "1"})
+    coords = {**detector_coords(counts), **scan_coords(counts), COMPONENT: number}
     facts = {"method": found.method, "reads": found.reads, "scan_region": scan_region_text(used, counts.shape[:2])}
     return xr.Dataset({"mask": mask, "image": image}, coords, {**counts_facts(counts), **facts})

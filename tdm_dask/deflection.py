@@ -194,7 +194,8 @@ def _ratio(
     sums = np.concatenate([sums[:1], detector_to_scan(direction) @ sums[1:]])
     total, *parts = (xr.DataArray(row, dims=TEMPLATE).dot(images, dim=TEMPLATE) for row in sums)
     vector = xr.concat(parts, COMPONENT) / total.where(total > floor)
-    vector = vector.assign_coords({COMPONENT: list(SCAN)}).transpose(COMPONENT, *SCAN)
+    directions = xr.Variable(COMPONENT, list(SCAN), {"long_name": "component along"})
+    vector = vector.assign_coords({COMPONENT: directions}).transpose(COMPONENT, *SCAN)
     facts = {k: v for k, v in images.attrs.items() if k not in ("normalisation", "units", "long_name")}
     vector.attrs = facts | dict(direction)
     return vector

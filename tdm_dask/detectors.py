@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import DETECTOR, TEMPLATE, quantity, require_unit, step_of
+from .axes import DETECTOR, TEMPLATE, named, quantity, require_unit, step_of
 from .errors import MaskError
 from .statistics import valid_pixels
 
@@ -193,13 +193,8 @@ def segments(
                 f'"{name}" of the annulus from {low:g} to {high:g} mrad has no valid detector pixel; '
                 "choose other angles."
             )
-    return xr.DataArray(
-        weights,
-        dims=(TEMPLATE, *DETECTOR),
-        coords={TEMPLATE: names, **{dim: whole.coords[dim] for dim in DETECTOR}},
-        name="mask",
-        attrs=whole.attrs,
-    )
+    coords = {TEMPLATE: names, **{dim: whole.coords[dim] for dim in DETECTOR}}
+    return named(xr.DataArray(weights, coords, (TEMPLATE, *DETECTOR), "mask", whole.attrs))
 
 
 def parse_detector(text: str, counts: xr.DataArray) -> xr.DataArray:
@@ -360,6 +355,8 @@ def _ring(
             "choose other angles."
         )
     attrs = facts | {
+        "long_name": f"mask: {facts['detector']}",
+        "units": "1",
         "centre_mrad": [cy, cx],
         "soft_edge_mrad": soft_edge,
         "coverage": min(1.0, round(float(weights.sum()) * area / (np.pi * (outer**2 - inner**2)), 9)),

@@ -152,8 +152,9 @@ def averaged_profile(
     mean = np.where(known, stacked, 0.0).sum(0) / np.where(n > 0, n, np.nan)
     squares = (np.where(known, stacked - mean, 0.0) ** 2).sum(0)
     error = np.sqrt(squares / np.where(n > 1, (n - 1.0) * n, np.nan))
-    parts = {"mean": (mean, image.attrs), "standard_error": (error, {"units": image.attrs.get("units", "1")})}
-    parts["n"] = (n, {"long_name": "unit cells"})
+    of_error = {"long_name": "standard error", "units": image.attrs.get("units", "1")}
+    parts = {"mean": (mean, image.attrs), "standard_error": (error, of_error)}
+    parts["n"] = (n, {"long_name": "unit cells", "units": "1"})
     bare = TEMPLATE not in image.dims
     found = {k: _labelled(image, v[0] if bare else v, distance, attrs) for k, (v, attrs) in parts.items()}
     facts = {"start_angstrom": first.tolist(), "period_angstrom": along.tolist()}

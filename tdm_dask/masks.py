@@ -112,7 +112,7 @@ def labelled_correlations(
     for name, coordinate in template.coords.items():
         if coordinate.dims == (TEMPLATE,):
             dataset = dataset.assign_coords({name: coordinate})
-    region = (DETECTOR, weights, {"long_name": "weight of the detector region"})
+    region = (DETECTOR, weights, {"long_name": "weight of the detector region", "units": "1"})
     return dataset.assign(detector_region=region)
 
 

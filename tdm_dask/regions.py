@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from .axes import DESCAN, DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts
+from .axes import DESCAN, DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, named
 from .errors import RegionError
 from .lazy import crop as crop_array
 from .shifts import shifted
@@ -164,7 +164,7 @@ def descanned(counts: xr.DataArray) -> xr.DataArray:
         data = data.rechunk({2: -1, 3: -1})
         by = [da.from_array(s, chunks=(*data.chunks[:2], 1, 1)) for s in by]
         data = da.map_blocks(shifted, data, *by, dtype=data.dtype, chunks=data.chunks, meta=data._meta)
-    return plain.copy(data=data).assign_coords({VALID_PIXELS: (DETECTOR, valid)})
+    return named(plain.copy(data=data).assign_coords({VALID_PIXELS: (DETECTOR, valid)}))
 
 
 def dtype_of_sums(dtype: np.dtype, terms: int) -> np.dtype:

@@ -9,7 +9,16 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from .axes import DESCAN, DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, require_same_coordinates
+from .axes import (
+    DESCAN,
+    DETECTOR,
+    SCAN,
+    VALID_PATTERNS,
+    VALID_PIXELS,
+    check_counts,
+    named,
+    require_same_coordinates,
+)
 from .blocks import Crop, Shards
 from .errors import CoordinateError, RegionError
 from .lazy import source_of
@@ -89,7 +98,7 @@ def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region
     """The results of `reductions.moments` that have no template, labelled like the counts' detector."""
     coords = detector_coords(counts)
     data = {
-        "n": ((), values["n"], {"long_name": "probe positions used"}),
+        "n": ((), values["n"], {"long_name": "probe positions used", "units": "1"}),
         "mean": (DETECTOR, values["mean"], {"units": "counts", "long_name": "mean pattern (PACBED)"}),
         "std": (DETECTOR, values["std"], {"units": "counts", "long_name": "standard deviation over the scan"}),
     }
@@ -98,9 +107,10 @@ def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region
 
 def detector_coords(array: xr.DataArray | xr.Dataset) -> dict[str, Any]:
     """Coordinates that lie on the detector alone; with descan, `valid_pixels` are those that every pattern has."""
-    coords = {k: v for k, v in array.coords.items() if v.dims and set(v.dims) <= set(DETECTOR)}
+    coords = {k: v for k, v in named(array).coords.items() if v.dims and set(v.dims) <= set(DETECTOR)}
     if isinstance(array, xr.DataArray) and descan_shifts(array) is not None:
-        coords[VALID_PIXELS] = xr.Variable(DETECTOR, valid_pixels(array))
+        attrs = {"long_name": "valid detector pixels that every pattern has"}
+        coords[VALID_PIXELS] = xr.Variable(DETECTOR, valid_pixels(array), attrs)
     return coords  # type: ignore[return-value]
 
 
@@ -108,7 +118,7 @@ def scan_coords(array: xr.DataArray | xr.Dataset) -> dict[str, Any]:
     """Coordinates that lie on the scan alone, without descan, which says how to read counts."""
     return {
         k: v  # type: ignore[misc]
-        for k, v in array.coords.items()
+        for k, v in named(array).coords.items()
         if v.dims and set(v.dims) <= set(SCAN) and k not in DESCAN
     }
 

@@ -210,7 +210,7 @@ def create(
             compressors=zarr_compressors(codec) or None,
             fill_value=0,
             dimension_names=list(DIMS),
-            attributes={"units": "counts", "long_name": "counts"},
+            attributes={"units": "counts", "long_name": "detector counts"},
         )
     sharded = sharded_array(array)
     if sharded is None:

@@ -14,7 +14,7 @@ import xarray as xr
 from dask.delayed import delayed
 from scipy.spatial import cKDTree
 
-from .axes import SCAN, TEMPLATE, quantity, require_same_coordinates, require_unit
+from .axes import SCAN, TEMPLATE, named, quantity, require_same_coordinates, require_unit
 from .errors import SiteError, TemplateError
 from .sites import Array, Sites, read_sites, sites_by_kind, write_sites
 
@@ -237,20 +237,20 @@ def _gaussians(y: Array, x: Array, sites: Array, sigma: float) -> Array:
     return plane
 
 
-def _labelled(
-    counts: xr.DataArray, planes: Mapping[str, Any], single: bool, attrs: Mapping[str, Any]
-) -> xr.DataArray:
+def _labelled(counts: xr.DataArray, planes: Mapping[str, Any], single: bool, attrs: Mapping[str, Any]) -> xr.DataArray:
     coords: dict[str, Any] = {dim: counts.coords[dim].variable for dim in SCAN}
+    attrs = {"long_name": f"{attrs['kind']} template", "units": "1", **attrs}
     if single:
         (plane,) = planes.values()
-        return xr.DataArray(plane, dims=SCAN, coords=coords, name=TEMPLATE, attrs=dict(attrs))
-    return xr.DataArray(
+        return xr.DataArray(plane, dims=SCAN, coords=coords, name=TEMPLATE, attrs=attrs)
+    templates = xr.DataArray(
         (np if counts.chunks is None else da).stack(list(planes.values())),
         dims=(TEMPLATE, *SCAN),
         coords={TEMPLATE: list(planes), **coords},
         name="templates",
-        attrs=dict(attrs),
+        attrs=attrs,
     )
+    return named(templates)
 
 
 def check_template(counts: xr.DataArray, template: Any) -> xr.DataArray:

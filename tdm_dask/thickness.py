@@ -153,11 +153,15 @@ def match_thickness(
     result = xr.Dataset(
         {
             "thickness_nm": ((), at, nm | {"long_name": "thickness"}),
-            "thickness_error_nm": ((), max(bootstrap_error, curvature_error), nm),
-            "bootstrap_error_nm": ((), bootstrap_error, nm),
-            "curvature_error_nm": ((), curvature_error, nm),
+            "thickness_error_nm": (
+                (),
+                max(bootstrap_error, curvature_error),
+                nm | {"long_name": "error of the thickness"},
+            ),
+            "bootstrap_error_nm": ((), bootstrap_error, nm | {"long_name": "error by bootstrap"}),
+            "curvature_error_nm": ((), curvature_error, nm | {"long_name": "error by curvature"}),
             "misfit": (THICKNESS, misfit, along),
-            "misfit_error": (THICKNESS, error, {"units": "1"}),
+            "misfit_error": (THICKNESS, error, {"units": "1", "long_name": "error of its excess over the smallest"}),
             "interpolated_misfit": ("fine_thickness", curve, along),
             "measured": (DETECTOR, measured.values, {"units": "counts", "long_name": "measured mean pattern"}),
             "matched": (DETECTOR, matched, {"units": "counts", "long_name": "matched pattern"}),
@@ -170,12 +174,17 @@ def match_thickness(
         },
         {"rivals_nm": rivals, "patterns": patterns},
     )
-    for name, column, unit in zip(("rotation", "scale", "shift_ky", "shift_kx"), geometry.T, _UNITS, strict=True):
-        result[name] = (THICKNESS, column, {"units": unit})
+    for (name, attrs), column in zip(_GEOMETRY.items(), geometry.T, strict=True):
+        result[name] = (THICKNESS, column, attrs)
     return result
 
 
-_UNITS = ("deg", "1", "mrad", "mrad")
+_GEOMETRY = {
+    "rotation": {"units": "deg", "long_name": "rotation of the library"},
+    "scale": {"units": "1", "long_name": "scale of the library's angles"},
+    "shift_ky": {"units": "mrad", "long_name": "shift of the library along ky"},
+    "shift_kx": {"units": "mrad", "long_name": "shift of the library along kx"},
+}
 
 
 @dataclass

@@ -221,7 +221,7 @@ def test_coordinates_units_flags_and_facts_survive(tmp_path):
         assert plain[name].attrs == counts[name].attrs
     assert opened.attrs == {
         "energy_eV": 2e5, "semi_angle_mrad": 23.5, "pixel_size_mrad": [1.5, 1.25], "source": "scan.mib",
-        "units": "counts",
+        "long_name": "detector counts", "units": "counts",
     }  # fmt: skip
     attributes = plain.attrs["tdm_dask"]
     assert (attributes["schema"], attributes["state"]) == (1, "complete")

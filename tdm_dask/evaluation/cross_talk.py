@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy.spatial import cKDTree
 
-from ..axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, require_same_coordinates, require_unit
+from ..axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, named, require_same_coordinates, require_unit
 from ..errors import TemplateError
 from ..sites import sites_by_kind
 
@@ -54,7 +55,8 @@ def correlations(images: xr.DataArray, templates: xr.DataArray) -> xr.DataArray:
     used = _used(images, templates)
     values = _normalised(images, used, "image") @ _normalised(templates, used, "template").T
     coords = {IMAGE: _names(images), TEMPLATE: _names(templates)}
-    return xr.DataArray(values, dims=(IMAGE, TEMPLATE), coords=coords, name="R")
+    attrs = {"long_name": "correlation of image and template", "units": "1"}
+    return named(xr.DataArray(values, coords, (IMAGE, TEMPLATE), "R", attrs))
 
 
 def cross_talk(images: xr.DataArray, templates: xr.DataArray) -> xr.Dataset:
@@ -102,8 +104,10 @@ def cross_talk(images: xr.DataArray, templates: xr.DataArray) -> xr.Dataset:
             f"There is no template for the image {missing[0]!r} among {_names(templates)}; each needs one."
         )
     expected = correlations(templates, templates).sel({IMAGE: found[IMAGE]}).rename("G")
-    apart = abs(found - expected).where(found[IMAGE] != found[TEMPLATE], 0.0)
-    return xr.Dataset({"R": found, "G": expected, "excess": apart.max(TEMPLATE)})
+    expected.attrs["long_name"] = "correlation of two templates"
+    apart = abs(found - expected).where(found[IMAGE] != found[TEMPLATE], 0.0).max(TEMPLATE)
+    apart.attrs = {"long_name": "largest excess correlation", "units": "1"}
+    return named(xr.Dataset({"R": found, "G": expected, "excess": apart}))
 
 
 def site_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> xr.DataArray:
@@ -144,12 +148,8 @@ def site_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> x
     """
     require_unit(images, SCAN, "angstrom", "Contrast at sites")
     kinds, _ = sites_by_kind(dict(sites))
-    planes = images.transpose(TEMPLATE, *SCAN)
-    at = [
-        planes.interp(y=xr.DataArray(places[:, 0], dims="site"), x=xr.DataArray(places[:, 1], dims="site")).values
-        for places in kinds.values()
-    ]
-    found = np.full((planes.sizes[TEMPLATE], len(kinds)), np.nan)
+    at = _values_at(images, kinds)
+    found = np.full((images.sizes[TEMPLATE], len(kinds)), np.nan)
     for k in range(len(kinds)):
         others = np.concatenate([at[k][:, :0], *(values for n, values in enumerate(at) if n != k)], axis=1)
         for i in range(len(found)):
@@ -157,7 +157,70 @@ def site_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> x
             if own.size and rest.size > 1 and rest.std() > 0:
                 found[i, k] = (own.mean() - rest.mean()) / rest.std()
     attrs = {"long_name": "contrast at the sites over the scatter at all others", "units": "1"}
-    return xr.DataArray(found, {IMAGE: _names(images), KIND: list(kinds)}, (IMAGE, KIND), "contrast", attrs)
+    return named(xr.DataArray(found, {IMAGE: _names(images), KIND: list(kinds)}, (IMAGE, KIND), "contrast", attrs))
+
+
+def gap_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> xr.DataArray:
+    r"""How far the columns of each kind stand out from the gaps between all columns, in every image.
+
+    .. math:: c_{ik} = \frac{\overline{s_i(\mathrm{sites\ of\ } k)} - \overline{s_i(\mathrm{gaps})}}
+              {\mathrm{std}\, s_i}
+
+    The gaps are the tenth of the probe positions that is furthest from any site. Negative: the columns are darker.
+    Unlike :func:`site_contrast` it is for images that are meant to show columns of every kind, such as ABF or iCoM.
+
+    Parameters
+    ----------
+    images : DataArray, dims (template, y, x)
+        In angstrom; lazy ones are computed. Missing values do not count.
+    sites : mapping of str to array (n, 2)
+        (y, x) in angstrom by kind: all kinds that there are, for what no site is near to is a gap. Those outside the
+        scan only say where no gap is. Between probe positions images are interpolated linearly.
+
+    Returns
+    -------
+    DataArray, dims (image, kind)
+        NaN where a kind has no site inside, or an image is constant.
+
+    Raises
+    ------
+    SiteError
+        If sites are not finite (n, 2) positions.
+    CoordinateError
+        If the images are not in angstrom.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> steps = {d: axis_coordinate(d, 9, 1.0, 0.0, "angstrom") for d in ("y", "x")}
+    >>> spot = np.zeros((1, 9, 9))
+    >>> spot[0, 4, 4] = 1.0
+    >>> image = xr.DataArray(spot, {"template": ["Li"], **steps}, ("template", "y", "x"))
+    >>> gap_contrast(image, {"Li": [(4, 4)]}).item()  # the square root of 80, over 81 probe positions
+    9.0...
+    """
+    require_unit(images, SCAN, "angstrom", "Contrast over gaps")
+    kinds, _ = sites_by_kind(dict(sites))
+    points = np.stack(np.meshgrid(images["y"].values, images["x"].values, indexing="ij"), axis=-1)
+    distance, _ = cKDTree(np.concatenate(list(kinds.values()))).query(points)
+    planes = images.transpose(TEMPLATE, *SCAN).values
+    gaps = planes[:, distance >= np.quantile(distance, 0.9)]
+    found = np.full((len(planes), len(kinds)), np.nan)
+    for k, values in enumerate(_values_at(images, kinds)):
+        for i, plane in enumerate(planes):
+            own, gap = (v[np.isfinite(v)] for v in (values[i], gaps[i]))
+            scale = plane[np.isfinite(plane)].std() if own.size and gap.size else 0.0
+            if scale > 0:
+                found[i, k] = (own.mean() - gap.mean()) / scale
+    attrs = {"long_name": "contrast at the sites over the gaps", "units": "1"}
+    return named(xr.DataArray(found, {IMAGE: _names(images), KIND: list(kinds)}, (IMAGE, KIND), "contrast", attrs))
+
+
+def _values_at(images: xr.DataArray, kinds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The values (template, n) of images at the sites of every kind; NaN outside the scan."""
+    planes = images.transpose(TEMPLATE, *SCAN)
+    return [planes.interp({d: ("site", places[:, n]) for n, d in enumerate(SCAN)}).values for places in kinds.values()]
 
 
 def _names(array: xr.DataArray) -> list[str]:

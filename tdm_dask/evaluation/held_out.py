@@ -10,7 +10,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from ..axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, check_counts
+from ..axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, check_counts, named
 from ..block_moments import block_edges, block_moments
 from ..errors import InputError, RegionError, TemplateError
 from ..masks import NORMALISATION_OF, apply_mask, derive_mask
@@ -197,11 +197,20 @@ def _dataset(
     names = [str(name) for name in template[TEMPLATE].values]
     off = ~np.eye(len(names), dtype=bool)
     data: dict[str, Any] = {
-        "R": ((FOLD, IMAGE, TEMPLATE), r),
-        "G": ((FOLD, IMAGE, TEMPLATE), g),
-        "own": ((FOLD, TEMPLATE), np.einsum("fii->fi", r)),
-        "excess": (FOLD, (np.abs(r - g) * off).max((1, 2))),
+        "R": ((FOLD, IMAGE, TEMPLATE), r, {"long_name": "correlation of image and template", "units": "1"}),
+        "G": ((FOLD, IMAGE, TEMPLATE), g, {"long_name": "correlation of two templates", "units": "1"}),
+        "own": (
+            (FOLD, TEMPLATE),
+            np.einsum("fii->fi", r),
+            {"long_name": "correlation with the own template", "units": "1"},
+        ),
+        "excess": (
+            FOLD,
+            (np.abs(r - g) * off).max((1, 2)),
+            {"long_name": "largest excess correlation", "units": "1"},
+        ),
     }
     if method == "ridge":
-        data[LAMBDA] = (FOLD, lambdas)
-    return xr.Dataset(data, {FOLD: folds, IMAGE: names, TEMPLATE: names}, {"method": method})
+        data[LAMBDA] = (FOLD, lambdas, {"long_name": "lambda of the masks, in units of the diagonal", "units": "1"})
+    coords = {FOLD: (FOLD, folds, {"long_name": "fold"}), IMAGE: names, TEMPLATE: names}
+    return named(xr.Dataset(data, coords, {"method": method}))

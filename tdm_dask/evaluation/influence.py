@@ -114,7 +114,7 @@ def template_influence(
         _influence(images, kind, each, kinds[kind], None if elsewhere is None else elsewhere[kind], radius)
         for kind, each in moved.items()
     ]
-    together = xr.concat(rows, xr.Variable(KIND, list(moved)), join="outer")
+    together = xr.concat(rows, xr.Variable(KIND, list(moved), {"long_name": "kind of column"}), join="outer")
     return together.sel({ALTERNATIVE: list(dict.fromkeys(name for each in moved.values() for name in each))})
 
 
@@ -183,9 +183,11 @@ def _influence(
     data: dict[str, Any] = {
         "slope": ((), slope, {"long_name": "measured move over the template's", "units": "1"}),
         "slope_error": ((), error, {"long_name": "standard error of the slope", "units": "1"}),
-        "columns": ((), count, {"long_name": "columns measured"}),
+        "columns": ((), count, {"long_name": "columns measured", "units": "1"}),
     }
     for n, dim in enumerate(SCAN):
-        data[f"template_d{dim}"] = (ALTERNATIVE, moves[..., n].mean(1), {"units": "angstrom"})
-        data[f"image_d{dim}"] = (ALTERNATIVE, found[..., n].mean(1), {"units": "angstrom"})
-    return xr.Dataset(data, {ALTERNATIVE: list(alternatives)})
+        attrs = {"long_name": f"mean move of the template along {dim}", "units": "angstrom"}
+        data[f"template_d{dim}"] = (ALTERNATIVE, moves[..., n].mean(1), attrs)
+        attrs = {"long_name": f"mean move of the measured columns along {dim}", "units": "angstrom"}
+        data[f"image_d{dim}"] = (ALTERNATIVE, found[..., n].mean(1), attrs)
+    return xr.Dataset(data, {ALTERNATIVE: (ALTERNATIVE, list(alternatives), {"long_name": "alternative sites"})})

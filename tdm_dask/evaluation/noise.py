@@ -181,7 +181,8 @@ def lattice_snr(image: xr.DataArray, cell: Any, *, scan_region: Any = None) -> x
         "noise_variance": (noise, "variance of the noise", squared),
     }
     found = _labelled(image, {**_decibels(ratio), **variances})
-    return found.assign(harmonics=((), rank, {"long_name": "degrees of freedom of the lattice's harmonics"}))
+    attrs = {"long_name": "degrees of freedom of the lattice's harmonics", "units": "1"}
+    return found.assign(harmonics=((), rank, attrs))
 
 
 def _check_image(image: Any, name: str) -> None:

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
-from ..axes import DETECTOR, SCAN, TEMPLATE, check_counts, quantity, require_unit
+from ..axes import DETECTOR, SCAN, TEMPLATE, check_counts, named, quantity, require_unit
 from ..errors import InputError, SiteError
 from ..masks import correlate
 from ..sites import Sites, sites_by_kind
@@ -178,10 +178,10 @@ def null_distribution(
         "significant": (maps, p_pixel < rate, {"long_name": f"false discovery rate below {rate:g}"}),
         "norm": (TEMPLATE, norms, {"long_name": "norm of the correlations over the mask", "units": "1"}),
         "p": (TEMPLATE, p, {"long_name": "p of the norm", "units": "1"}),
-        "null_norm": ((TEMPLATE, DRAW), null_norms, {"units": "1"}),
+        "null_norm": ((TEMPLATE, DRAW), null_norms, {"long_name": "norm of templates of random sites", "units": "1"}),
     }
     coords = {k: v for k, v in found.coords.items() if set(v.dims) <= set(DETECTOR)}
-    return xr.Dataset(data, coords | {TEMPLATE: list(kinds)}, {"rate": rate, "draws": draws, "seed": seed})
+    return named(xr.Dataset(data, coords | {TEMPLATE: list(kinds)}, {"rate": rate, "draws": draws, "seed": seed}))
 
 
 def _norm(rho: Array, region: npt.NDArray[np.bool_]) -> Array:

@@ -281,10 +281,25 @@ def occupancy_table(
             row["response"] = float(response)
         _compare(kind, [row for row in members if np.isfinite(row["response"])])
     rows = [row for row in rows if np.isfinite(row["response"])]
-    table = xr.Dataset({name: (COLUMN, [row[name] for row in rows]) for name in rows[0] if name != "place"})
-    table["y"], table["x"] = ((COLUMN, [row["place"][n] for row in rows], {"units": "angstrom"}) for n in (0, 1))
-    table["ratio"].attrs["long_name"] = "deviation over the scatter of the intact columns"
+    parts = _said_of(str(images.attrs.get("units", "1")))
+    table = xr.Dataset({name: (COLUMN, [row[name] for row in rows], attrs) for name, attrs in parts.items()})
+    for n, dim in enumerate(("y", "x")):
+        attrs = {"long_name": f"site along {dim}", "units": "angstrom"}
+        table[dim] = (COLUMN, [row["place"][n] for row in rows], attrs)
     return table.set_coords(["kind", "group", "state", "y", "x"])
+
+
+def _said_of(units: str) -> dict[str, dict[str, str]]:
+    return {
+        "kind": {"long_name": "kind of column"},
+        "group": {"long_name": "environment of the column", "units": "1"},
+        "state": {"long_name": "what is known of the column"},
+        "occupancy": {"long_name": "occupancy", "units": "1"},
+        "response": {"long_name": "response", "units": units},
+        "deviation": {"long_name": "deviation from the mean of the intact columns", "units": units},
+        "scatter": {"long_name": "scatter of the intact columns", "units": units},
+        "ratio": {"long_name": "deviation over the scatter of the intact columns", "units": "1"},
+    }
 
 
 def detection_limit(occupancy: npt.ArrayLike, ratio: npt.ArrayLike, *, threshold: float = 3.0) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from ..axes import SCAN, TEMPLATE, check_counts, quantity, require_unit, step_of
+from ..axes import SCAN, TEMPLATE, check_counts, named, quantity, require_unit, step_of
 from ..errors import InputError, TemplateError
 from ..reductions import prepare_templates
 from ..second_moments import gram
@@ -313,19 +313,23 @@ def _dataset(
     together = np.sqrt((result["response"] ** 2).sum(0))
     data["together"] = (dims[1:], together.reshape(grid), {"long_name": "response of all templates", "units": "1"})
     other = result["overlap"] < SAME_PLACE
-    for name, by in (
-        ("", result["response"]),
-        ("own_", result["own_response"]),
-        ("together_", np.broadcast_to(together, other.shape)),
-        ("image_", result["image_correlation"]),
+    for name, of, by in (
+        ("", "response", result["response"]),
+        ("own_", "own response", result["own_response"]),
+        ("together_", "response of all", np.broadcast_to(together, other.shape)),
+        ("image_", "correlation of the image", result["image_correlation"]),
     ):
         found = [_rank(*row, used) for row in zip(by, other, strict=True)]
         rank, margin, error = np.array(found).T
-        data[f"{name}rank"] = (TEMPLATE, rank, {"units": "1"})
+        attrs = {"long_name": f"part of the offsets with as high a {of}", "units": "1"}
+        data[f"{name}rank"] = (TEMPLATE, rank, attrs)
         if name != "image_":
-            data[f"{name}margin"] = (TEMPLATE, margin, {"units": "1"})
-            data[f"{name}margin_error"] = (TEMPLATE, error, {"units": "1"})
-    data["unexplained"] = (TEMPLATE, unexplained, {"units": "1"})
+            attrs = {"long_name": f"margin of the {of} over the next best offset", "units": "1"}
+            data[f"{name}margin"] = (TEMPLATE, margin, attrs)
+            attrs = {"long_name": f"counting error of the margin of the {of}", "units": "1"}
+            data[f"{name}margin_error"] = (TEMPLATE, error, attrs)
+    attrs = {"long_name": "part of the template that the others do not explain", "units": "1"}
+    data["unexplained"] = (TEMPLATE, unexplained, attrs)
     coords = {
         TEMPLATE: names,
         **{
@@ -333,7 +337,7 @@ def _dataset(
             for n, (name, dim) in enumerate((("dy", "y"), ("dx", "x")))
         },
     }
-    return xr.Dataset(data, coords)
+    return named(xr.Dataset(data, coords))
 
 
 def _rank(values: Array, other: npt.NDArray[np.bool_], used: int) -> tuple[float, float, float]:

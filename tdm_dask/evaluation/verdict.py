@@ -65,7 +65,8 @@ class Evidence:
         words = np.array(list(self.sentences.values()), dtype=object).astype(str)
         # The table has the number of significant pixels under the name of their map.
         rest = offsets.drop_vars(list(both.data_vars), errors="ignore")
-        return both.merge(rest, combine_attrs="override").assign(sentence=(TEMPLATE, words))
+        sentence = (TEMPLATE, words, {"long_name": "verdict in words"})
+        return both.merge(rest, combine_attrs="override").assign(sentence=sentence)
 
     def _sentence(self, row: xr.Dataset) -> str:
         draws, rate = self.null.attrs["draws"], self.null.attrs["rate"]
@@ -190,5 +191,6 @@ def evidence(
         numbers = offsets[[str(name) for name in offsets if str(name).endswith(("rank", "margin", "margin_error"))]]
         table = table.merge(numbers.reset_coords(drop=True), join="left")
     verdicts = [_verdict(table.sel({TEMPLATE: name}), rate) for name in kinds]
-    table["verdict"] = (TEMPLATE, np.array(verdicts, dtype=object).astype(str))
+    table["significant"].attrs = {"long_name": "number of significant pixels", "units": "1"}
+    table["verdict"] = (TEMPLATE, np.array(verdicts, dtype=object).astype(str), {"long_name": "verdict"})
     return Evidence(table, offsets, null)
