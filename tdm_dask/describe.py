@@ -1,18 +1,26 @@
-"""What is in a vendor file or a store, for people and for machines."""
+"""What is in a vendor file, a store or an array, for people and for machines."""
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
+from zarr.storage import LocalStore
 
-from .axes import DESCAN, DIMS, FINDINGS, LONG_NAMES, step_of, unit_of
+from .axes import DESCAN, DETECTOR, DIMS, FINDINGS, LONG_NAMES, VALID_PATTERNS, VALID_PIXELS, step_of, unit_of
+from .blocks import Crop, InMemory, Shards, Source, ZarrArray
+from .lazy import source_of
 from .session import Output
+from .shards import ShardedArray
+from .thinning_source import Thinned
 from .words import bytes_text
 
 if TYPE_CHECKING:
@@ -28,6 +36,9 @@ FACTS = {
     "electrons_per_probe": ("electrons per probe", "", 1.0),
     "electrons_per_square_angstrom": ("dose", "electrons/Å²", 1.0),
 }
+
+# Beyond so many shards, their sizes are not asked for.
+_SHARDS_LOOKED_AT = 10_000
 
 # Arguments that mean something even where they are 0 or False.
 _MEANT = ("skip_first", "detector_first")
@@ -80,6 +91,117 @@ def descan_text(counts: xr.DataArray) -> str:
     if None in rests:
         return text
     return f"{text}, residual {rests[0]:.2g} and {rests[1]:.2g}"
+
+
+def overview(array: xr.DataArray) -> list[tuple[str, str]]:
+    """What an array is, how it is kept and read, and what is known of it, as names and values; no counts are read.
+
+    Examples
+    --------
+    >>> overview(xr.DataArray(np.zeros((2, 3)), dims=("ky", "kx"), name="mask"))
+    [('mask', '2 × 3 (ky, kx) of float64, 48 bytes'), ('kept', 'in memory')]
+    """
+    lazy = array.chunks is not None
+    shape = f"{_times(array.shape)} ({', '.join(map(str, array.dims))})" if array.dims else "one number"
+    name = "array" if array.name is None else str(array.name)
+    found = [(name, f"{shape} of {array.dtype}, {bytes_text(array.nbytes)}{' uncompressed' * lazy}")]
+    found += _kept(array)
+    found += [
+        (f"{dim} ({LONG_NAMES[dim]})", _axis_text(_axis(array, dim)))
+        for dim in DIMS
+        if dim in array.dims and dim in array.coords
+    ]
+    if all(dim in array.coords and dim in array.dims and unit_of(array, dim) != "px" for dim in DETECTOR):
+        middle = [-float(array[dim].values[0]) / step_of(array, dim) for dim in DETECTOR]
+        found.append(("optic axis", f"pixel {middle[0]:.2f} (ky), {middle[1]:.2f} (kx)"))
+    found += facts_text(array.attrs)
+    for flags, what in ((VALID_PIXELS, "pixels"), (VALID_PATTERNS, "patterns")):
+        if flags in array.coords:
+            valid = np.asarray(array.coords[flags].values, bool)
+            found.append((f"valid {what}", f"{valid.sum()} of {valid.size}"))
+    shifts = descan_text(array)
+    return [*found, ("descan", shifts)] if shifts else found
+
+
+def overview_text(found: list[tuple[str, str]]) -> str:
+    """An overview as lines.
+
+    Examples
+    --------
+    >>> print(overview_text([("mask", "2 × 3"), ("kept", "in memory")]))
+    mask: 2 × 3
+      kept: in memory
+    """
+    return "\n  ".join(f"{name}: {value}" for name, value in found)
+
+
+def overview_html(found: list[tuple[str, str]]) -> str:
+    """An overview as a small table for notebooks, in their own colours, light or dark.
+
+    Examples
+    --------
+    >>> "&lt;m&gt;" in overview_html([("<m>", "2 × 3")])
+    True
+    """
+    cell = "border:0;background:none;text-align:left;vertical-align:top;padding:1px 12px 1px 0"
+    rows = "".join(
+        f'<tr style="background:none"><th scope="row" style="{cell};font-weight:600;white-space:nowrap">'
+        f'{html.escape(name)}</th><td style="{cell};white-space:normal">{html.escape(value)}</td></tr>'
+        for name, value in found
+    )
+    table = "border:0;border-collapse:collapse;margin:0;font-size:90%;color:inherit"
+    return f'<table class="tdm-overview" style="{table}"><tbody>{rows}</tbody></table>'
+
+
+def _kept(array: xr.DataArray) -> list[tuple[str, str]]:
+    """Where the values are, and in what pieces they are read."""
+    if array.chunks is None:
+        return [("kept", "in memory" if array.variable._in_memory else "in a file, and read as a whole when used")]
+    source = source_of(array.data)
+    if source is not None:
+        return _source_text(source, array.attrs.get("source"))
+    largest = [max(sizes) for sizes in array.chunks]
+    size = bytes_text(math.prod(largest) * array.dtype.itemsize)
+    number = math.prod(map(len, array.chunks))
+    pieces = "one dask chunk" if number == 1 else f"{number} dask chunks"
+    return [("kept", f"{pieces} of up to {_times(largest)} ({size}), computed when used")]
+
+
+def _source_text(source: Source, file: Any) -> list[tuple[str, str]]:
+    if isinstance(source, Crop):
+        return [*_source_text(source.source, file), ("part", f"of {_times(source.source.shape)} that are there")]
+    if isinstance(source, Thinned):
+        return [*_source_text(source.source, file), ("thinned", "as it is read")]
+    if isinstance(source, InMemory):
+        return [("kept", "in memory")]
+    if isinstance(source, ZarrArray):
+        return [("store", f"{_path(source)}, read in pieces of {_times(source.tile)} patterns")]
+    if not isinstance(source, Shards):
+        return [("file", f"{file or source.name}, read where it lies, {_times(source.tile)} patterns together")]
+    array, size = source.array, _bytes_on_disk(source.array)
+    codec = dict(array.codec.options).get("cname", array.codec.compressor) or "not compressed"
+    number = math.prod(array.grid)
+    many = f"{number} shard{'s' * (number > 1)} of {_times(array.shard)}"
+    return [
+        ("store", f"{_path(source)}{'' if size is None else f', {bytes_text(size)} on disk'}"),
+        ("shards", f"{many}, inner chunks of {_times(array.inner)}, {codec}"),
+    ]
+
+
+def _bytes_on_disk(array: ShardedArray) -> int | None:
+    """Bytes of all shards, where they lie on this machine and can be asked for at once."""
+    if not isinstance(array.store, LocalStore) or math.prod(array.grid) > _SHARDS_LOOKED_AT:
+        return None
+    paths = (array.store.root / array.key(shard) for shard in array.shards())
+    return sum(os.stat(path).st_size for path in paths if path.is_file())
+
+
+def _path(source: Source) -> str:
+    return source.name.removeprefix("file://")
+
+
+def _times(sizes: Any) -> str:
+    return " × ".join(map(str, sizes))
 
 
 def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
@@ -174,28 +296,10 @@ def _output(
     commands: list[str] | None,
     room: Mapping[str, int] | None = None,
 ) -> Output:
-    axes = [
-        {
-            "dim": dim,
-            "name": LONG_NAMES[dim],
-            "size": counts.sizes[dim],
-            "first": float(counts[dim].values[0]),
-            "step": step_of(counts, dim),
-            "unit": unit_of(counts, dim),
-        }
-        for dim in DIMS
-    ]
-    facts = facts_text(attributes)
-    shape = " × ".join(map(str, counts.shape))
     shifts = descan_text(counts)
-    lines = [
-        f"{path}: {kind}",
-        f"  counts: {shape} {counts.dtype}, {bytes_text(counts.nbytes)} uncompressed",
-        *(_axis_line(axis) for axis in axes),
-        *(f"  {name}: {value}" for name, value in facts),
-        *([f"  descan: {shifts}"] if shifts else []),
-        *(f"  {finding}" for finding in findings),
-    ]
+    found = overview(counts.assign_attrs(attributes))
+    lines = [f"{path}: {kind}", *overview_text(found).split("\n"), *findings]
+    lines = [lines[0], *(f"  {line.lstrip()}" for line in lines[1:])]
     data: dict[str, Any] = {
         "path": str(path),
         "kind": kind,
@@ -203,7 +307,7 @@ def _output(
         "dims": list(DIMS),
         "dtype": str(counts.dtype),
         "bytes": counts.nbytes,
-        "axes": axes,
+        "axes": [_axis(counts, dim) for dim in DIMS],
         "acquisition": {key: attributes[key] for key in FACTS if key in attributes},
         "findings": findings,
         **(room or {}),
@@ -219,10 +323,20 @@ def _output(
     return Output("\n".join(lines), data)
 
 
-def _axis_line(axis: Mapping[str, Any]) -> str:
+def _axis(array: xr.DataArray, dim: str) -> dict[str, Any]:
+    return {
+        "dim": dim,
+        "name": LONG_NAMES[dim],
+        "size": array.sizes[dim],
+        "first": float(array[dim].values[0]),
+        "step": step_of(array, dim),
+        "unit": unit_of(array, dim),
+    }
+
+
+def _axis_text(axis: Mapping[str, Any]) -> str:
     last = axis["first"] + axis["step"] * (axis["size"] - 1)
-    unit = "Å" if axis["unit"] == "angstrom" else axis["unit"]
-    text = f"  {axis['dim']:<3} {axis['name']:<12} {axis['size']:>5}"
+    unit = {"angstrom": "Å", "1/angstrom": "1/Å"}.get(axis["unit"], axis["unit"])
     if axis["unit"] == "px":
-        return f"{text}  not calibrated"
-    return f"{text}  from {axis['first']:.4g} to {last:.4g} {unit} in steps of {axis['step']:.4g}"
+        return f"{axis['size']}, not calibrated"
+    return f"{axis['size']}, from {axis['first']:.4g} to {last:.4g} {unit} in steps of {axis['step']:.4g}"

@@ -58,7 +58,7 @@ def test_demo_makes_everything_and_says_where(run, tmp_path):
 def test_info_of_a_vendor_file_names_the_command_that_converts_it(run, tmp_path):
     code, out, err = run("info", SAMPLE)
     assert (code, err) == (0, "")
-    assert "42 × 42 × 38 × 38 uint16" in out
+    assert "42 × 42 × 38 × 38 (y, x, ky, kx) of uint16" in out
     assert "not calibrated" in out
     assert f"tdm convert {SAMPLE} lifepo4_001.zarr --scan-step" in out
     assert "tdm calibrate lifepo4_001.zarr --semi-angle" in out

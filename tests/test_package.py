@@ -118,13 +118,3 @@ def test_compiled_code_is_kept_between_processes():
     for _ in range(2):
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[0, 0] [1, 1]"
-
-
-def test_every_accessor_method_is_the_public_function():
-    import numpy as np
-
-    from tdm_dask.accessor import _METHODS
-
-    accessor = tdm.label_counts(np.ones((2, 2, 4, 4), np.uint16)).tdm
-    for name in _METHODS:
-        assert getattr(accessor, name).__wrapped__ is getattr(tdm, name)
