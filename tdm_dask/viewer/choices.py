@@ -177,14 +177,13 @@ def _rest(recipe: Recipe) -> dict[str, dict[str, Any]]:
         values = {key: getattr(section, key) for key in keys}
         return {key: value for key, value in values.items() if value is not None}
 
+    asked = recipe.evidence
     parts = {
         "": {key: value for key, value in (("title", recipe.title), ("notes", recipe.notes)) if value},
         "calibration": given(recipe.calibration, *vars(recipe.calibration)),
         "templates": {} if recipe.templates is None else given(recipe.templates, "all_name"),
         "masks": given(recipe.masks, "objective", "separate", "gain"),
-        "evidence": {}
-        if recipe.evidence is None or recipe.evidence.draws == DRAWS
-        else given(recipe.evidence, "draws"),
+        "evidence": {} if asked is None or asked.draws == DRAWS else given(asked, "draws"),
     }
     return {name: part for name, part in parts.items() if part}
 

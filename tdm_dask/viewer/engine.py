@@ -15,7 +15,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 
-from ..axes import DETECTOR, SCAN, TEMPLATE, step_of, unit_of
+from ..axes import DETECTOR, SCAN, step_of, unit_of
 from ..columns.finding import Contrast
 from ..columns.lattice_fit import places_in_cell
 from ..errors import CalibrationError, InputError, SiteError
@@ -80,12 +80,15 @@ def fitting_bin(counts: xr.DataArray, memory: int) -> int:
 
 def check_calibrated(counts: xr.DataArray, name: str) -> None:
     """Raise for counts without angstrom and mrad, with what would give them."""
-    for dims, unit, what in ((SCAN, "angstrom", 'scan_step="0.32 Å"'), (DETECTOR, "mrad", 'semi_angle="23.5 mrad"')):
+    for dims, unit, what in (
+        (SCAN, "angstrom", '--scan-step "0.32 Å"'),
+        (DETECTOR, "mrad", '--semi-angle "23.5 mrad"'),
+    ):
         if any(unit_of(counts, dim) != unit for dim in dims):
             part = "scan" if dims == SCAN else "detector"
             raise CalibrationError(
                 f"The {part} of {name} is not calibrated, and the viewer works in angstrom and mrad; calibrate it "
-                f"first, such as with {what}."
+                f"first, as tdm calibrate {name} {what} does."
             )
 
 
@@ -267,7 +270,7 @@ class Engine:
         return self._on_lattice(choices.with_(sites={}), found.lattice), found.message
 
     def _on_lattice(self, choices: Choices, lattice: Any) -> Choices:
-        sites = {kind: places for kind, places in lattice.sites(self.counts, margin=MARGIN * choices.sigma).items()}
+        sites = lattice.sites(self.counts, margin=MARGIN * choices.sigma)
         empty = {kind: places for kind, places in choices.sites.items() if kind not in sites}
         return choices.with_(sites={**sites, **empty}, cell=np.asarray(lattice.vectors))
 

@@ -1,0 +1,336 @@
+"""Counts to look at: their proxy, kept for the next time, what was chosen before, and the page that is served."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from dask.base import tokenize
+from dask.utils import parse_bytes
+
+import tdm_dask as tdm
+
+from ..blocks import Shards, ZarrArray
+from ..errors import InputError
+from ..lazy import source_of
+from ..progress import Stage, silent
+from ..store import is_store, stored_statistics
+from ..tuning import proxy_bytes
+from .choices import Choices
+from .engine import Engine, check_calibrated, fitting_bin
+from .saving import RECIPE
+
+MEMORY = "1 GiB"
+PROXY = "proxy"
+START_SECONDS = 60.0
+
+
+def view_store(
+    store: str | Path,
+    *,
+    out: str | Path,
+    recipe: str | Path | None = None,
+    bin: int | None = None,
+    memory: int | str | None = None,
+    port: int | None = None,
+    origins: Iterable[str] = (),
+    browser: bool = False,
+    stage: Stage = silent,
+) -> None:
+    """Serve the page of a store until Ctrl-C: what `tdm view` does.
+
+    Parameters
+    ----------
+    store : path or address
+    out : path
+        Folder for the proxy, the recipe, figures and results. What a recipe there says is where the page begins.
+    recipe : path, optional
+        A recipe to begin with instead.
+    bin : int, optional
+        Detector pixels to sum along each axis. Default: the least for which the counts fit into `memory`.
+    memory : int or str, default "1 GiB"
+        Bytes for the counts of the page.
+    port, origins, browser
+        As for :func:`tdm_dask.viewer.server.serve`.
+    stage : callable, optional
+        A :data:`tdm_dask.progress.Stage`.
+
+    Raises
+    ------
+    InputError
+        If there is no such store, it is not calibrated, or the recipe is wrong.
+    """
+    from .server import serve
+
+    folder = _local_folder(out)
+    if not is_store(store):
+        raise InputError(f"{store} is no store; convert the file with tdm convert first, and view what that writes.")
+    given = recipe or (folder / RECIPE if (folder / RECIPE).is_file() else None)
+    choices = None if given is None else Choices.from_recipe(given)
+    counts = _calibrated(tdm.open(store), choices, store)
+    pages = _Pages(counts, choices, source=_absolute(store), out=folder, bin=bin, memory=memory, stage=stage)
+    serve(pages.make, port=port, origins=origins, browser=browser, title=f"{pages.title} - tdm view")
+
+
+def view(
+    counts: xr.DataArray | str | Path,
+    *,
+    out: str | Path | None = None,
+    recipe: str | Path | None = None,
+    bin: int | None = None,
+    memory: int | str | None = None,
+    port: int | None = None,
+    height: int = 1250,
+) -> View:
+    """A page to choose columns on and to see their masks and images, beside the cells of a notebook.
+
+    The same page as that of `tdm view`, served by a thread of this process, on this machine alone. Needs the extra
+    ``view``: ``pip install "tdm-dask[view]"``.
+
+    Parameters
+    ----------
+    counts : DataArray, dims (y, x, ky, kx), or path
+        Calibrated in angstrom and mrad; a path is that of a store. **This reads once**, to make a `proxy` of the whole
+        detector in memory.
+    out : path, optional
+        Folder for what the page saves. Default: "view" here, or "NAME-view" for a store NAME.zarr. The proxy of a
+        store is kept there and taken up the next time; a recipe there says where the page begins.
+    recipe : path, optional
+        A recipe to begin with instead.
+    bin : int, optional
+        Detector pixels to sum along each axis. Default: the least for which the counts fit into `memory`.
+    memory : int or str, default "1 GiB"
+        Bytes for the counts of the page.
+    port : int, optional
+        Of the page. Default: the first that is free from 5006 on.
+    height : int, default 1250
+        Of the page in the notebook, in pixels.
+
+    Returns
+    -------
+    View
+        Shows itself in a notebook; `link` opens it elsewhere. `choices`, `recipe` and `close` are its other uses.
+
+    Raises
+    ------
+    InputError
+        If the counts are not calibrated, or the recipe is wrong.
+    MemoryLimitError
+        As `proxy` raises.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from tdm_dask.axes import axis_coordinate, label_counts
+    >>> steps = {d: axis_coordinate(d, 24, 0.25, 0.0, "angstrom") for d in ("y", "x")}
+    >>> steps |= {d: axis_coordinate(d, 8, 2.0, -7.0, "mrad") for d in ("ky", "kx")}
+    >>> counts = label_counts(np.random.default_rng(0).poisson(5, (24, 24, 8, 8)).astype(np.uint8), steps)
+    >>> with tempfile.TemporaryDirectory() as folder, view(counts, out=folder) as page:
+    ...     page.link.startswith("http://127.0.0.1:"), page.choices.method
+    (True, 'pearson')
+    """
+    path = counts if isinstance(counts, str | Path) else None
+    opened = tdm.open(counts) if isinstance(counts, str | Path) else counts
+    place = path or _store_of(opened)
+    folder = _local_folder(out or (f"{Path(str(place).rstrip('/')).stem}-view" if place is not None else "view"))
+    given = recipe or (folder / RECIPE if (folder / RECIPE).is_file() else None)
+    choices = None if given is None else Choices.from_recipe(given)
+    if path is not None:
+        opened = _calibrated(opened, choices, path)
+    source = None if place is None else _absolute(place)
+    pages = _Pages(opened, choices, source=source, out=folder, bin=bin, memory=memory, stage=silent)
+    return View(pages, port, height)
+
+
+class View:
+    """A page that a thread of this process serves; `view` makes it.
+
+    Attributes
+    ----------
+    link : str
+        Opens the page; with the token that it asks for.
+    """
+
+    def __init__(self, pages: _Pages, port: int | None, height: int) -> None:
+        from .server import serve
+
+        self._pages, self._height = pages, height
+        self._stop, started = threading.Event(), threading.Event()
+        failed: list[BaseException] = []
+        addresses: list[Any] = []
+
+        def announce(address: Any) -> None:
+            addresses.append(address)
+            started.set()
+
+        def run() -> None:
+            try:
+                serve(pages.make, port=port, announce=announce, stop=self._stop, title=f"{pages.title} - tdm view")
+            except BaseException as error:
+                failed.append(error)
+                started.set()
+
+        self._thread = threading.Thread(target=run, name="tdm-view-server", daemon=True)
+        self._thread.start()
+        started.wait(START_SECONDS)
+        if failed:
+            raise failed[0]
+        self._address = addresses[0]
+        self.link: str = self._address.link
+
+    @property
+    def choices(self) -> Choices:
+        """What is chosen on the page now."""
+        return self._pages.choices
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of what is chosen now, for `tdm_dask.run_recipe`."""
+        source = self._pages.source
+        if source is None:
+            raise InputError("These counts are not those of a store as they are, and a recipe has to name one.")
+        return self.choices.recipe(source)
+
+    def close(self) -> None:
+        """End the page."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"View({self.link})"
+
+    def _repr_html_(self) -> str:
+        # The host that the notebook is at, for cookies go to one site; behind a hub, its proxy.
+        prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+        path = f"{prefix}proxy/{self._address.port}/" if prefix else None
+        query = f"?token={self._address.token}"
+        where = (
+            json.dumps(f"{path}{query}")
+            if path
+            else f'location.protocol + "//" + location.hostname + ":{self._address.port}/{query}"'
+        )
+        link = html.escape(self.link)
+        return (
+            f'<iframe title="tdm view" style="width: 100%; height: {self._height}px; border: 0"></iframe>'
+            f"<script>document.currentScript.previousElementSibling.src = {where}</script>"
+            f'<p><a href="{link}" target="_blank">Open the page in a tab of its own</a></p>'
+        )
+
+
+@dataclass
+class _Pages:
+    """Makes the page of every tab; all share the counts at hand, and a new one begins where the last one was left."""
+
+    counts: xr.DataArray
+    first: Choices | None
+    source: str | Path | None
+    out: Path
+    bin: int | None
+    memory: int | str | None
+    stage: Stage
+    title: str = field(init=False)
+    engine: Engine = field(init=False)
+    choices: Choices = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = self.source if self.source is not None else self.counts.attrs.get("source", "counts")
+        self.title = Path(str(name).rstrip("/")).name
+        check_calibrated(self.counts, self.title)
+        if self.bin is not None and self.bin < 1:
+            raise InputError(f"bin is {self.bin}; expected a whole number of at least 1.")
+        size = self.bin or fitting_bin(self.counts, parse_bytes(self.memory or MEMORY))
+        self.engine = Engine(self._proxy(size), size)
+        start = self.engine.first_choices()
+        if self.first is not None:
+            start = self.first if self.first.detectors else self.first.with_(detectors=start.detectors)
+        self.choices = start
+
+    def _proxy(self, size: int) -> xr.DataArray:
+        """The counts in memory: as they are, from what an earlier page has kept, or read now."""
+        if self.source is None or source_of(self.counts.data) is None:
+            with self.stage("proxy", self.counts.nbytes):
+                return tdm.proxy(self.counts, bin=size)
+        kept = self.out / f"{PROXY}-{tokenize(self.counts.data, self.counts.coords.to_dataset(), size)[:12]}.zarr"
+        if not is_store(kept):
+            self.out.mkdir(parents=True, exist_ok=True)
+            for old in self.out.glob(f"{PROXY}-*.zarr"):
+                shutil.rmtree(old)
+            with self.stage("proxy", self.counts.nbytes):
+                tdm.proxy(self.counts, bin=size, path=kept)
+        with self.stage("load", proxy_bytes(self.counts, size)):
+            return tdm.proxy(tdm.open(kept))
+
+    def make(self) -> Any:
+        """The page of a new tab."""
+        import panel as pn
+
+        from .page import Page
+
+        asked = [value.decode() for value in pn.state.session_args.get("theme", [])]
+        page = Page(
+            self.engine,
+            self.choices,
+            source=self.source,
+            out=self.out,
+            remember=self._remember,
+            title=self.title,
+            theme="dark" if asked == ["dark"] else "light",
+        )
+        return page.panel()
+
+    def _remember(self, choices: Choices) -> None:
+        self.choices = choices
+
+
+def _local_folder(out: str | Path) -> Path:
+    if "://" in str(out):
+        raise InputError(f"The page cannot save to {out}; give a folder of this machine.")
+    folder = Path(out).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for what the page saves.")
+    return folder
+
+
+def _absolute(place: str | Path) -> str | Path:
+    return place if "://" in str(place) else Path(place).absolute()
+
+
+def _calibrated(counts: xr.DataArray, choices: Choices | None, store: str | Path) -> xr.DataArray:
+    """The counts as the recipe calibrates them."""
+    known = dict(choices.rest.get("calibration", {})) if choices is not None else {}
+    known.pop("descan", None)
+    statistics = stored_statistics(store) if known else None
+    if not known:
+        return counts
+    pattern = None if statistics is None else statistics["pattern_mean"].values
+    return tdm.calibrate(counts, **known, pacbed=pattern)
+
+
+def _store_of(counts: xr.DataArray) -> Path | None:
+    """The local store whose counts these are, as they are there; None where there is none, or they were changed."""
+    source = source_of(counts.data)
+    if not isinstance(source, Shards | ZarrArray):
+        return None
+    with suppress(Exception):
+        root = getattr(getattr(source.array, "store", None), "root", None)
+        if root is not None:
+            stored = tdm.open(root)
+            # Names of the same array first: to compare other ones would read them.
+            if stored.data.name == counts.data.name and stored.identical(counts):
+                return Path(root)
+    return None

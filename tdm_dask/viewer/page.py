@@ -1,0 +1,573 @@
+"""The page: what is chosen on it, and the maps and tables that follow."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import importlib.resources
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import panel as pn
+import xarray as xr
+
+from ..axes import SCAN, TEMPLATE, step_of
+from ..errors import InputError, SiteError
+from ..sites import read_sites
+from .choices import Choices, read_toml
+from .engine import Engine, Latest, Look
+from .evidence_panel import EvidencePanel
+from .maps import DetectorMap, Region, ScanMap, Sites, Theme, activate, reload_in
+from .run_panel import RunPanel
+from .server import guarded, say_errors
+
+METHODS = {"Pearson": "pearson", "mean-scaled": "mean-scaled", "ridge": "ridge"}
+FULL = "Full data"
+UPLOADS = ".csv,.json,.cif,.toml"
+SIGMAS = (0.1, 1.5)  # angstrom
+CARD = {
+    "background": "var(--card)",
+    "border": "1px solid var(--line)",
+    "border-radius": "6px",
+    "padding": "6px 8px 8px",
+    "box-sizing": "border-box",
+}
+MESSAGES = """
+[role=alert] { margin: 8px 0 0; padding: 8px 12px; border-radius: 6px; }
+.error { background: var(--bad); color: var(--bad-ink); }
+.note { background: var(--note); color: var(--note-ink); }
+"""
+SHOWN = 1.8  # of the semi-angle, to where masks are shown at first
+LAMBDAS = (-3.0, 2.0)  # their decimal logarithm
+
+
+class Page:
+    """One tab of the browser.
+
+    Parameters
+    ----------
+    engine : Engine
+    choices : Choices
+        To begin with.
+    source : path or address or None
+        The store that recipes name; None where the counts are no store's as they are.
+    out : Path
+        Where what is saved goes.
+    remember : callable, optional
+        Called with the choices whenever they change.
+    title : str
+        Of the counts.
+    theme : {"light", "dark"}
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        choices: Choices,
+        *,
+        source: str | Path | None,
+        out: Path,
+        remember: Callable[[Choices], None] = lambda choices: None,
+        title: str = "counts",
+        theme: str = "light",
+    ) -> None:
+        self.engine, self.choices, self.title = engine, choices, title
+        self._remember, self._theme = remember, theme
+        self._doc = pn.state.curdoc
+        self._look: Look | None = None
+        self._full: Look | None = None
+        self._quiet = False
+        self.message = pn.pane.HTML("", stylesheets=[MESSAGES], sizing_mode="stretch_width", margin=(0, 0))
+        say_errors(self.say)
+        self._latest = Latest(engine.look, self._looked)
+        self._slow = Latest(lambda work: work[0](), self._worked)
+        self._make_maps()
+        self._make_controls()
+        self.evidence = EvidencePanel(self)
+        self.run = RunPanel(self, source, out)
+        if self._doc is not None:
+            self._doc.on_session_destroyed(lambda context: self.close())
+        self._show_all()
+
+    # What is chosen
+
+    def choose(self, **changes: Any) -> None:
+        """Change what is chosen, and let everything follow."""
+        self.take(self.choices.with_(**changes))
+
+    def take(self, choices: Choices) -> None:
+        """Choose this, and let everything follow."""
+        if choices == self.choices:
+            return
+        before, self.choices = self.choices, choices
+        self._remember(choices)
+        self._show_controls(before)
+        self.run.changed()
+        self.evidence.changed()
+        self.ask()
+
+    def ask(self) -> None:
+        """Have masks and images made for what is chosen now."""
+        if self.choices.placed:
+            if self.choices.method == "ridge" and self.choices.regularisation == "cross-validated":
+                self.work("Choosing lambda", lambda: self.engine.chosen_lambda(self.choices), self._lambda_chosen)
+            else:
+                self._latest.ask(self.choices)
+        else:
+            self._look = None
+            self._show_look()
+
+    def _lambda_chosen(self, value: float) -> None:
+        self.choose(regularisation=value)
+        self.say(f"Cross-validation on blocks of the scan chose lambda = {value:.3g}.", "note")
+
+    def _looked(self, choices: Choices, answer: Any) -> None:
+        self.later(lambda: self._take_look(answer))
+
+    def _take_look(self, answer: Any) -> None:
+        if isinstance(answer, Exception):
+            guarded(self.say, _raise)(answer)
+            return
+        self._look = answer
+        if answer.notes:
+            self.say(" ".join(answer.notes), "note")
+        elif self._said_by_look:
+            self.say("")
+        self._said_by_look = bool(answer.notes)
+        self._show_look()
+
+    # What takes its time
+
+    def work(self, what: str, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do something slow beside the page, and then something with its result on the page."""
+        self.busy.object = f"{what} ..."
+        self._slow.ask((function, then))
+
+    def _worked(self, request: Any, answer: Any) -> None:
+        def finish() -> None:
+            self.busy.object = ""
+            guarded(self.say, _raise if isinstance(answer, Exception) else request[1])(answer)
+
+        self.later(finish)
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Call a function in the page's own thread."""
+        safe = guarded(self.say, function)
+        if self._doc is None:
+            safe()
+        else:
+            self._doc.add_next_tick_callback(safe)
+
+    def say(self, sentence: str, kind: str = "error") -> None:
+        """Say something at the top of the page; nothing takes it away."""
+        self._said_by_look = False
+        self.message.object = f'<div role="alert" class="{kind}">{html.escape(sentence)}</div>' if sentence else ""
+
+    def close(self) -> None:
+        """Stop what works for this tab."""
+        self.run.close()
+        self._latest.close()
+        self._slow.close()
+
+    # Maps
+
+    def _make_maps(self) -> None:
+        engine, theme = self.engine, Theme.named(self._theme)
+        self._said_by_look = False
+        like = xr.DataArray(np.zeros(engine.counts.shape[:2]), {d: engine.counts[d] for d in SCAN}, SCAN)
+        self._nothing = like
+        self.overview = ScanMap(like, theme, "overview")
+        self.result = ScanMap(like, theme, "result", shared=self.overview)
+        self.pixel = ScanMap(like, theme, "pixel", shared=self.overview)
+        self.mask = DetectorMap(engine.pacbed, theme, "mask", engine.semi_angle, signed=True)
+        self.pattern = DetectorMap(engine.pacbed, theme, "pattern", engine.semi_angle, signed=False)
+        if engine.semi_angle is not None:
+            self.mask.zoom(SHOWN * engine.semi_angle)
+        self.sites = Sites(self.overview, lambda sites: self.choose(sites=sites))
+        self._over_result = self.sites.show_on(self.result)
+        self._over_result.visible = False
+        self.region = Region(self.overview, self._region_moved)
+        self._detector_circles = self.pattern.circles("#56B4E9", self._detector_dragged, "Drag the detector's edges")
+        self._region_circle = self.mask.circles("#009E73", self._radius_dragged, "Drag the edge of the detector region")
+        for scan in (self.overview, self.result, self.pixel):
+            scan.on_tap(guarded(self.say, self._scan_tapped))
+        for detector in (self.mask, self.pattern):
+            detector.on_tap(guarded(self.say, self._detector_tapped))
+
+    def _scan_tapped(self, y: float, x: float) -> None:
+        if self.mode.value != "Look":
+            return
+        pattern = self.engine.pattern(y, x)
+        place = f"y {float(pattern.y):.2f}, x {float(pattern.x):.2f} Å"
+        self.pattern.show(pattern.assign_attrs(units="counts"), f"Pattern at {place}")
+
+    def _detector_tapped(self, ky: float, kx: float) -> None:
+        image = self.engine.pixel_image(ky, kx)
+        place = f"ky {float(image.ky):.1f}, kx {float(image.kx):.1f} mrad"
+        self.pixel.show(image.assign_attrs(units="counts"), f"Pixel-STEM image at {place}", self.contrast.value)
+
+    def _detector_dragged(self, number: int, radius: float) -> None:
+        inner, outer = self.choices.detectors[self.detector.value]
+        step = abs(step_of(self.engine.counts, "kx"))
+        radius = min(radius, self.engine.reach)
+        pair = (min(radius, outer - step), outer) if number == 0 else (inner, max(radius, inner + step))
+        self._set_angles(pair)
+
+    def _set_angles(self, pair: tuple[float, float]) -> None:
+        angles = (round(max(pair[0], 0.0), 2), round(pair[1], 2))
+        self.choose(detectors={**self.choices.detectors, self.detector.value: angles})
+
+    def _radius_dragged(self, number: int, radius: float) -> None:
+        self.choose(radius=round(min(radius, self.radius.end), 2))
+
+    def _region_moved(self, edges: tuple[float, float, float, float]) -> None:
+        chosen: list[int] = []
+        for dim, (first, last) in zip(SCAN, (edges[:2], edges[2:]), strict=True):
+            axis = self.engine.counts[dim].values
+            step = step_of(self.engine.counts, dim)
+            start = int(np.clip(np.ceil((first - axis[0]) / step - 1e-6), 0, len(axis) - 1))
+            chosen += [start, int(np.clip(np.floor((last - axis[0]) / step + 1e-6) + 1, start + 1, len(axis)))]
+        self.choose(scan_region=tuple(chosen))
+
+    def _edges(self) -> tuple[float, float, float, float] | None:
+        if self.choices.scan_region is None:
+            return None
+        ends: list[float] = []
+        for dim, first, stop in zip(SCAN, self.choices.scan_region[::2], self.choices.scan_region[1::2], strict=True):
+            axis, half = self.engine.counts[dim].values, step_of(self.engine.counts, dim) / 2
+            ends += [float(axis[first]) - half, float(axis[stop - 1]) + half]
+        return ends[0], ends[1], ends[2], ends[3]
+
+    # Controls
+
+    def _make_controls(self) -> None:
+        engine, w = self.engine, pn.widgets
+        names = list(self.choices.detectors) or list(engine.detectors())
+        wide = {"sizing_mode": "stretch_width"}
+        self.detector = w.RadioButtonGroup(options=names, value=names[0], name="Detector", **wide)
+        self.angles = w.RangeSlider(name="Angles (mrad)", start=0.0, end=round(engine.reach, 2), step=0.1, **wide)
+        self.mode = w.RadioButtonGroup(options=["Look", "Edit sites"], value="Look", name="Mouse", **wide)
+        activate(self.sites.tool, self.mode, "Edit sites")
+        self.contrast = w.RangeSlider(
+            name="Contrast (percentiles)", start=0, end=100, value=(0.5, 99.5), step=0.5, **wide
+        )
+        self.kind = w.Select(name="Kind of column", options=[], **wide)
+        self.new_kind = w.TextInput(placeholder="name, such as Li", name="Name", **wide)
+        self.add_kind = w.Button(name="Add", width=60)
+        self.rename_kind = w.Button(name="Rename", width=72)
+        self.remove_kind = w.Button(name="Remove", width=72)
+        self.separation = w.FloatInput(name="Separation (Å)", value=1.5, start=0.1, step=0.1, width=110)
+        self.dark = w.Select(name="Columns are", options=["dark", "bright"], width=90)
+        self.find = w.Button(name="Find columns", **wide)
+        self.extend = w.Button(name="Fit lattice, extend to the scan", **wide)
+        self.file = w.FileInput(accept=UPLOADS, name="Sites (CSV, JSON), crystal (CIF) or recipe (TOML)", **wide)
+        self.zone = w.TextInput(name="Zone axis of a CIF", value="0 0 1", width=110)
+        self.use_region = w.Checkbox(name="Derive masks in a reference region alone")
+        self.method = w.RadioButtonGroup(options=list(METHODS), value="Pearson", name="Method", **wide)
+        self.sigma = w.FloatSlider(name="Sigma (Å)", start=SIGMAS[0], end=SIGMAS[1], step=0.01, **wide)
+        self.penalty = w.FloatSlider(name="log10 of lambda", start=LAMBDAS[0], end=LAMBDAS[1], step=0.05, **wide)
+        self.cross_validate = w.Button(name="Choose by cross-validation", **wide)
+        self.radius = w.FloatSlider(
+            name="Detector region (mrad)", start=0.5, end=round(engine.reach, 2), step=0.1, **wide
+        )
+        self.whole = w.Checkbox(name="Whole detector")
+        self.with_sites = w.Checkbox(name="Sites", value=False)
+        self.shown = w.RadioButtonGroup(options=["Proxy", FULL], value="Proxy", name="Shown", disabled=True, **wide)
+        self.mean_pattern = w.Button(name="Mean pattern", width=110)
+        self.busy = pn.pane.Str("")
+        self.dark_page = w.Button(name="Light" if self._theme == "dark" else "Dark", width=70)
+        self.dark_page.js_on_click(args={}, code=reload_in("light" if self._theme == "dark" else "dark"))
+        self._wire()
+
+    def _wire(self) -> None:
+        def on(widget: Any, function: Callable[[Any], Any]) -> None:
+            def follow(event: Any) -> None:
+                if not self._quiet:
+                    guarded(self.say, function)(event.new)
+
+            widget.param.watch(follow, "value")
+
+        def click(button: Any, function: Callable[[], Any]) -> None:
+            button.on_click(lambda event: guarded(self.say, function)())
+
+        on(self.detector, lambda name: self._show_overview())
+        on(self.angles, self._set_angles)
+        on(self.contrast, lambda pair: [m.set_contrast(pair) for m in (self.overview, self.result, self.pixel)])
+        on(
+            self.kind,
+            lambda kind: (self.sites.show(self.choices.sites, kind), self._show_look(), self.evidence.changed()),
+        )
+        on(self.sigma, lambda value: self.choose(sigma=round(value, 4)))
+        on(self.method, lambda name: self.choose(method=METHODS[name]))
+        on(self.penalty, lambda power: self.choose(regularisation=float(f"{10**power:.4g}")))
+        on(self.radius, lambda value: self.choose(radius=round(value, 2)))
+        on(self.whole, lambda whole: self.choose(radius=None if whole else self.radius.value))
+        on(self.use_region, self._switch_region)
+        on(self.with_sites, lambda seen: setattr(self._over_result, "visible", seen))
+        on(self.shown, lambda shown: self._show_look())
+        on(self.file, lambda content: content and self._load(content, self.file.filename))
+        click(self.add_kind, self._add_kind)
+        click(self.rename_kind, self._rename_kind)
+        click(self.remove_kind, self._remove_kind)
+        click(self.find, self._find)
+        click(self.extend, self._extend)
+        click(self.cross_validate, lambda: self.choose(regularisation="cross-validated"))
+        click(self.mean_pattern, self._show_mean_pattern)
+
+    def _show_kind(self, kind: str | None) -> None:
+        self.sites.show(self.choices.sites, kind or "columns")
+        self.evidence.changed()
+        self._show_look()
+
+    def _switch_region(self, used: bool) -> None:
+        ny, nx = self.engine.counts.shape[:2]
+        quarter = (ny // 4, max(3 * ny // 4, ny // 4 + 1), nx // 4, max(3 * nx // 4, nx // 4 + 1))
+        self.choose(scan_region=quarter if used else None)
+
+    # Sites
+
+    def _named(self) -> str:
+        name = self.new_kind.value.strip()
+        if not name:
+            raise InputError("Type the name of a kind of column first, such as Li.")
+        return name
+
+    def _add_kind(self) -> None:
+        name = self._named()
+        if name not in self.choices.sites:
+            self.choose(sites={**self.choices.sites, name: np.empty((0, 2))})
+        self.kind.value, self.new_kind.value = name, ""
+
+    def _rename_kind(self) -> None:
+        name, old = self._named(), self.kind.value
+        if old is None:
+            raise SiteError("There is no kind to rename yet; add one.")
+        sites: dict[str, Any] = {}
+        for kind, places in self.choices.sites.items():
+            kind = name if kind == old else kind
+            sites[kind] = np.concatenate([sites[kind], places]) if kind in sites else places
+        self.choose(sites=sites)
+        self.kind.value, self.new_kind.value = name, ""
+
+    def _remove_kind(self) -> None:
+        self.choose(sites={kind: places for kind, places in self.choices.sites.items() if kind != self.kind.value})
+
+    def current_image(self) -> xr.DataArray:
+        """The conventional image that is shown."""
+        return self.engine.conventional(*self.choices.detectors[self.detector.value])
+
+    def _find(self) -> None:
+        kind, chosen, image = self.kind.value or "columns", self.choices, self.current_image()
+        separation, contrast = self.separation.value, self.dark.value
+
+        def add(found: np.ndarray) -> None:
+            before = self.choices.sites.get(kind, np.empty((0, 2)))
+            self.choose(sites={**self.choices.sites, kind: np.concatenate([before, found])})
+            self.say(f"{len(found)} columns were found, and added to {kind}.", "note")
+
+        self.work("Finding columns", lambda: self.engine.peaks(image, chosen, separation, contrast), add)
+
+    def _extend(self) -> None:
+        chosen, image = self.choices, self.current_image()
+        separation, contrast = self.separation.value, self.dark.value
+
+        def taken(found: Choices) -> None:
+            self.choose(sites=found.sites, cell=found.cell)
+            cell = ", ".join(f"({y:.2f}, {x:.2f})" for y, x in found.cell)
+            self.say(f"The lattice repeats by (y, x) = {cell} Å; its sites fill the scan.", "note")
+
+        self.work("Fitting the lattice", lambda: self.engine.extended(image, chosen, separation, contrast), taken)
+
+    def _load(self, content: bytes, name: str) -> None:
+        suffix = Path(name).suffix.lower()
+        if suffix == ".toml":
+            self.take(read_toml(content, name, self.run.source or "counts"))
+            return
+        if suffix not in UPLOADS.split(","):
+            raise InputError(f"{name} is no file of sites; expected one of {UPLOADS}.")
+        if suffix == ".cif":
+            self._load_crystal(content)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"sites{suffix}"
+            path.write_bytes(content)
+            try:
+                sites = read_sites(path)
+            except SiteError as error:
+                raise SiteError(str(error).replace(str(path), name)) from None
+        self.choose(sites=sites, cell=None)
+        self.say(f"{sum(map(len, sites.values()))} sites of {', '.join(sites)} were loaded.", "note")
+
+    def _load_crystal(self, content: bytes) -> None:
+        words = self.zone.value.replace(",", " ").split()
+        if len(words) != 3 or not all(word.lstrip("-").isdigit() for word in words):
+            raise InputError(f'The zone axis is "{self.zone.value}"; expected three whole numbers such as 0 0 1.')
+        zone, chosen, image = tuple(int(word) for word in words), self.choices, self.current_image()
+        contrast = self.dark.value
+
+        def register() -> tuple[Choices, str]:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "crystal.cif"
+                path.write_bytes(content)
+                return self.engine.from_cif(path, zone, image, contrast, chosen)  # type: ignore[arg-type]
+
+        def taken(found: tuple[Choices, str]) -> None:
+            self.choose(sites=found[0].sites, cell=found[0].cell)
+            self.say(found[1], "note")
+
+        self.work("Laying the crystal over the image", register, taken)
+
+    # What is shown
+
+    def _show_all(self) -> None:
+        self._show_controls(None)
+        self._show_mean_pattern()
+        self._detector_tapped(0.0, 0.0)
+        self.ask()
+
+    def _show_controls(self, before: Choices | None) -> None:
+        """Set every control to what is chosen."""
+        chosen = self.choices
+        self._quiet = True
+        try:
+            kinds = list(chosen.sites)
+            if list(self.kind.options) != kinds:
+                kept = self.kind.value if self.kind.value in kinds else (kinds[0] if kinds else None)
+                self.kind.param.update(options=kinds, value=kept)
+            self.sigma.value = float(np.clip(chosen.sigma, *SIGMAS))
+            self.method.value = next(name for name, method in METHODS.items() if method == chosen.method)
+            self.penalty.visible = self.cross_validate.visible = chosen.method == "ridge"
+            if not isinstance(chosen.regularisation, str):
+                self.penalty.value = float(np.clip(np.log10(chosen.regularisation), *LAMBDAS))
+            self.whole.value = chosen.radius is None
+            self.radius.disabled = chosen.radius is None
+            if chosen.radius is not None:
+                self.radius.value = float(min(chosen.radius, self.radius.end))
+            self.use_region.value = chosen.scan_region is not None
+            if list(self.detector.options) != list(chosen.detectors) and chosen.detectors:
+                self.detector.param.update(options=list(chosen.detectors), value=next(iter(chosen.detectors)))
+        finally:
+            self._quiet = False
+        self.region.show(self._edges())
+        self._region_circle.show([] if chosen.radius is None else [chosen.radius])
+        if before is None or before.sites != chosen.sites:
+            self.sites.show(chosen.sites, self.kind.value or "columns")
+        if before is None or before.detectors != chosen.detectors:
+            self._show_overview()
+
+    def _show_overview(self) -> None:
+        name = self.detector.value
+        inner, outer = self.choices.detectors[name]
+        self._quiet = True
+        try:
+            self.angles.value = (inner, outer)
+            semi = self.engine.semi_angle or outer
+            self.dark.value = "dark" if outer <= 1.05 * semi else "bright"
+        finally:
+            self._quiet = False
+        self._detector_circles.show([inner, outer])
+        image = self.engine.conventional(inner, outer)
+        self.overview.show(image, f"{name} ({inner:g}-{outer:g} mrad)", self.contrast.value)
+
+    def _show_mean_pattern(self) -> None:
+        self.pattern.show(self.engine.pacbed.assign_attrs(units="counts"), "Mean pattern (PACBED), log scale")
+
+    def look(self) -> Look | None:
+        """What is shown: of the proxy, or of the full data where these are asked for and there."""
+        return self._full if self.shown.value == FULL and self._full is not None else self._look
+
+    def set_full(self, look: Look | None) -> None:
+        """What the full data gave for what is chosen now; None where they gave nothing for it."""
+        self._full = look
+        self._quiet = True
+        try:
+            self.shown.param.update(disabled=look is None, value=FULL if look is not None else "Proxy")
+        finally:
+            self._quiet = False
+        self._show_look()
+
+    def _show_look(self) -> None:
+        look, kind = self.look(), self.kind.value
+        names = [] if look is None else [str(name) for name in look.image[TEMPLATE].values]
+        self.evidence.show(look)
+        if look is None or kind not in names:
+            empty = xr.full_like(self.engine.pacbed, 0.0)
+            self.mask.show(empty, "Mask: place sites first")
+            nothing = xr.DataArray(
+                np.zeros(self.engine.counts.shape[:2]), {d: self.engine.counts[d] for d in SCAN}, SCAN
+            )
+            self.result.show(nothing, "Image: place sites first", self.contrast.value)
+            return
+        where = "full data" if look is self._full else self.on_proxy
+        mask = look.mask.sel({TEMPLATE: kind})
+        self.mask.show(mask, f"{look.choices.method} mask of {kind}, {where}")
+        self.result.show(look.image.sel({TEMPLATE: kind}), f"Image of {kind}, {where}", self.contrast.value)
+
+    @property
+    def on_proxy(self) -> str:
+        """What the numbers on the page are from."""
+        size = self.engine.bin
+        return "full detector in memory" if size == 1 else f"proxy, {size} x {size} pixels summed"
+
+    # The page as a whole
+
+    def panel(self) -> Any:
+        """What Panel shows."""
+        row, column = pn.Row, pn.Column
+        wide = {"sizing_mode": "stretch_width"}
+
+        def card(*parts: Any) -> Any:
+            return column(*parts, styles=CARD, margin=(0, 0, 12, 0), **wide)
+
+        left = column(
+            card(
+                self.overview.panel(), self.detector, self.angles, self.contrast, self.mode,
+                row(self.kind, self.new_kind, **wide), row(self.add_kind, self.rename_kind, self.remove_kind),
+                row(self.separation, self.dark, self.zone), row(self.find, self.extend, **wide), self.file,
+            ),
+            card(self.pixel.panel()),
+            **wide,
+        )  # fmt: skip
+        middle = column(
+            card(
+                self.mask.panel(), self.method, self.sigma, self.penalty, self.cross_validate, self.radius,
+                row(self.whole, self.use_region),
+            ),
+            card(self.pattern.panel(), self.mean_pattern),
+            **wide,
+        )  # fmt: skip
+        right = column(
+            card(self.result.panel(), self.shown, self.with_sites),
+            card(self.run.panel()),
+            card(self.evidence.panel()),
+            **wide,
+        )  # fmt: skip
+        page = pn.Template(_skeleton())
+        page.add_variable("title", self.title)
+        page.add_variable("facts", self._facts())
+        page.add_variable("theme", self._theme)
+        page.add_variable("version", importlib.metadata.version("tdm-dask"))
+        page.add_panel("message", self.message)
+        page.add_panel("busy", row(self.busy, self.dark_page))
+        page.add_panel("left", left)
+        page.add_panel("middle", middle)
+        page.add_panel("right", right)
+        return page
+
+    def _facts(self) -> str:
+        counts, bin = self.engine.counts, self.engine.bin
+        shape = " x ".join(map(str, counts.shape[:2]))
+        detector = " x ".join(str(size * bin) for size in counts.shape[2:])
+        summed = "" if bin == 1 else f" (shown with {bin} x {bin} of them summed)"
+        return f"{shape} probe positions, {detector} detector pixels{summed}"
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _skeleton() -> str:
+    return importlib.resources.files("tdm_dask").joinpath("data", "view.html").read_text(encoding="utf-8")
