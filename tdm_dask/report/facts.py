@@ -63,7 +63,10 @@ def summary(result: RecipeResult) -> str:
         more = f"{beyond[most]:.2f}".replace("-", "−")
         sentences.append(f"What it shows of other kinds exceeds what their places explain by {more} at most ({most}).")
     sentences += _verdicts(result)
-    return " ".join(sentences)
+    text = " ".join(sentences)
+    for between in (" = ", " × ", " nm"):  # numbers stay with what they are of
+        text = text.replace(between, between.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
 
 
 def _verdicts(result: RecipeResult) -> list[str]:
