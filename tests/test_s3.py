@@ -520,7 +520,7 @@ def test_nothing_that_a_run_leaves_or_says_holds_credentials(server, tmp_path):
         ["info", URL],
         ["verify", URL],
         ["image", URL, "--detector", "adf:30:45", "--out", "adf.npy"],
-        ["run", str(recipe), "--out", "s3://bucket/results"],
+        ["run", str(recipe), "--out", "s3://bucket/results", "--notebook"],
         ["verify", "s3://bucket/nowhere.zarr"],
         ["verify", "s3://bukket/scan.zarr"],
     ]
@@ -542,6 +542,11 @@ def test_nothing_that_a_run_leaves_or_says_holds_credentials(server, tmp_path):
     assert written >= {"report.html", "recipe.json", "cross_talk.csv", "figures/pacbed.png", "counts.zarr/zarr.json"}
     head = boto3.client("s3").head_object(Bucket="bucket", Key="results/report.html")
     assert head["ContentType"] == "text/html"
+    setup = next(cell for cell in json.loads(stored["results/report.ipynb"])["cells"] if cell["cell_type"] == "code")
+    opened: dict = {}
+    exec("".join(line for line in setup["source"] if not line.startswith("%")), opened)
+    assert list(opened["sites"]) == list(json.loads(sites.read_text(encoding="utf-8")))
+    assert {*opened["masks"]["template"].values} == {*opened["sites"]}
     left = [path.read_bytes() for path in tmp_path.iterdir()]
     for text in (*stored.values(), *left, run.stdout, run.stderr):
         assert KEY_ID.encode() not in text
