@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import CoordinateError, SiteError, TemplateError
-from tdm_dask.evaluation.cross_talk import correlations, cross_talk, site_contrast
+from tdm_dask.evaluation.cross_talk import correlations, cross_talk, gap_contrast, site_contrast
 
 KINDS = ["Li", "Fe", "O"]
 
@@ -113,8 +115,37 @@ def test_sites_outside_the_scan_and_missing_patterns_do_not_count():
     assert np.isnan(found.sel(image="Li", kind="Fe").item())
 
 
-def test_contrast_needs_sites_and_a_scan_in_angstrom():
+@pytest.mark.parametrize("contrast", [site_contrast, gap_contrast])
+def test_contrast_needs_sites_and_a_scan_in_angstrom(contrast):
     with pytest.raises(CoordinateError, match="angstrom"):
-        site_contrast(labelled(np.zeros((3, 8, 9))), {"Li": [(1.0, 1.0)]})
+        contrast(labelled(np.zeros((3, 8, 9))), {"Li": [(1.0, 1.0)]})
     with pytest.raises(SiteError):
-        site_contrast(in_angstrom(np.zeros((1, 8, 9))), {"Li": [1.0, 2.0, 3.0]})
+        contrast(in_angstrom(np.zeros((1, 8, 9))), {"Li": [1.0, 2.0, 3.0]})
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.integers(3, 12), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_contrast_over_gaps_equals_a_loop_over_all_positions(seed, ny, nx, missing):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(3, 2, (2, ny, nx))
+    # Sites on probe positions, and one outside the scan, which only says where no gap is.
+    sites = {kind: 0.5 * rng.integers(0, (ny, nx), (3, 2)) for kind in ("Li", "O")}
+    sites["O"] = np.concatenate([sites["O"], [(-0.6, 0.7)]])
+    every = np.concatenate(list(sites.values()))
+    far = np.array([[min(np.hypot(0.5 * y - a, 0.5 * x - b) for a, b in every) for x in range(nx)] for y in range(ny)])
+    if missing and (apart := np.argwhere(far > 0.75)).size:  # beyond the pixels that a site is interpolated from
+        values[:, *apart[rng.integers(len(apart))]] = np.nan
+    found = gap_contrast(in_angstrom(values), sites | {"Fe": [(99.0, 99.0)]})
+    assert found.dims == ("image", "kind")
+    assert np.isnan(found.sel(kind="Fe")).all()
+    for i, image in enumerate(values):
+        gaps = image[far >= np.quantile(far, 0.9)]
+        for kind in sites:
+            own = np.array([image[int(2 * y), int(2 * x)] for y, x in sites[kind] if y >= 0])
+            if np.isfinite(gaps).any():
+                expected = (own.mean() - np.nanmean(gaps)) / np.nanstd(image)
+                assert found.isel(image=i).sel(kind=kind).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_contrast_over_gaps_of_a_constant_image_is_nan():
+    assert np.isnan(gap_contrast(in_angstrom(np.ones((1, 6, 6))), {"Li": [(1.0, 1.0)]})).all()

@@ -26,9 +26,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
+from tdm_dask.evaluation.cross_talk import gap_contrast
 from tdm_dask.plot import plot_cross_talk
 from tdm_dask.plot.drawing import bare, draw_image, draw_mask, draw_sites, extent_lengths
 from tdm_dask.plot.style import COLOURS, INK, MARKERS, new_figure, styled
@@ -122,15 +122,6 @@ def table_in_words(table: xr.Dataset) -> dict[str, Any]:
     return {"R": own, "excess": float(table["excess"].max())}
 
 
-def above_gaps(image: xr.DataArray) -> dict[str, float]:
-    """How far each kind stands above the gaps between columns: the tenth of the scan furthest from any of them."""
-    points = np.stack(np.meshgrid(image["y"], image["x"], indexing="ij"), -1)
-    distance, _ = cKDTree(np.concatenate(list(SCAN.sites.values()))).query(points)
-    gap = float(image.values[distance >= np.quantile(distance, 0.9)].mean() - image.mean()) / float(image.std())
-    at = levels(image.expand_dims(template=[ALL]))[0] - gap
-    return {kind: float(v) for kind, v in zip(KINDS, at.values, strict=True)}
-
-
 NUMBERS: dict[str, Any] = {"scan": SCAN.name, "thickness_nm": SCAN.thickness_nm, "sigma_angstrom": SIGMA}
 for name, found in FOUND.items():
     NUMBERS[name] = table_in_words(TABLES[name]) | {
@@ -139,9 +130,10 @@ for name, found in FOUND.items():
     }
     print(f"{name}: R", {k: round(v, 3) for k, v in NUMBERS[name]["R"].items()}, f"{NUMBERS[name]['excess']:.3f}")
 # Columns are dark in an ABF image.
+MEANT_FOR_ALL = {"all columns": FOUND["gaussian"]["image"].sel(template=ALL, drop=True), "inverted ABF": -IMAGE_ABF}
 NUMBERS["above_gaps"] = {
-    "all columns": above_gaps(FOUND["gaussian"]["image"].sel(template=ALL, drop=True)),
-    "inverted ABF": above_gaps(-IMAGE_ABF),
+    name: dict(zip(KINDS, gap_contrast(image.expand_dims(template=[name]), SCAN.sites).values[0].tolist(), strict=True))
+    for name, image in MEANT_FOR_ALL.items()
 }
 
 # %% [markdown]

@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
 from tdm_dask.detectors import parse_detector
-from tdm_dask.evaluation.cross_talk import correlations
+from tdm_dask.evaluation.cross_talk import correlations, gap_contrast
 from tdm_dask.line_profiles import averaged_profile, normalised, profile_peaks, profile_sites
 from tdm_dask.phase import centre_of_mass, integrated_centre_of_mass, scan_rotation
 from tdm_dask.plot.drawing import draw_image, draw_sites
@@ -147,21 +147,8 @@ HELD_OUT = xr.concat([lower.isel(y=slice(0, half)), upper.isel(y=slice(half, Non
 #   that is furthest), over the standard deviation of the image. Negative: the columns are dark.
 
 # %%
-
-
-def column_contrast(image: xr.DataArray, sites: dict[str, np.ndarray]) -> dict[str, float]:
-    """Contrast of every kind of column over the background, in standard deviations of the image."""
-    grid = np.stack(np.meshgrid(image.y, image.x, indexing="ij"), -1)
-    distance = cKDTree(np.concatenate(list(sites.values()))).query(grid)[0]
-    background = float(image.values[distance >= np.quantile(distance, 0.9)].mean())
-    contrast = {}
-    for kind, places in known_scan.inside(sites, image).items():
-        at = {dim: ("site", places[:, n]) for n, dim in enumerate(("y", "x"))}
-        contrast[kind] = (float(image.interp(at).mean()) - background) / float(image.std())
-    return contrast
-
-
 R = correlations(IMAGES, TEMPLATE).sel(template=TDM)
+CONTRAST = gap_contrast(IMAGES, SITES)
 CHECKS = {
     "TDM held out": float(correlations(HELD_OUT.sel(template=[TDM]), TEMPLATE)[0, 0]),
     "moved template": float(correlations(whole.sel(template=["moved"]), CONTROL)[0, 0]),
@@ -213,7 +200,7 @@ NUMBERS = {
     "methods": {
         method: {
             "R_with_all_columns": float(R.sel(image=method)),
-            "contrast": column_contrast(IMAGES.sel(template=method), SITES),
+            "contrast": {kind: float(CONTRAST.sel(image=method, kind=kind)) for kind in SITES},
             "profile": compared(PROFILES["mean"].sel(template=method)),
         }
         for method in METHODS

@@ -34,7 +34,7 @@ from matplotlib.lines import Line2D
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
-from tdm_dask.evaluation.cross_talk import correlations
+from tdm_dask.evaluation.cross_talk import correlations, gap_contrast
 from tdm_dask.plot.drawing import draw_sites
 from tdm_dask.plot.series import plot_image_series, plot_series
 from tdm_dask.plot.style import COLOURS, INK, MARKERS, figure_of, new_figure, styled
@@ -170,17 +170,6 @@ def masks_of(counts: xr.DataArray) -> dict[str, xr.DataArray]:
     return {name: tdm.derive_mask(proxy, templates, detector_region=disk, **how) for name, how in MASKS.items()}
 
 
-def contrast_over_gaps(image: xr.DataArray) -> list[float]:
-    """Of every kind: its mean at the columns less that in the gaps, in standard deviations of the image."""
-    distance = COLUMNS.query(np.stack(np.meshgrid(image.y, image.x, indexing="ij"), -1))[0]
-    gaps = float(image.values[distance >= np.quantile(distance, 0.9)].mean())
-    at = []
-    for places in known_scan.inside(SITES, image).values():
-        values = image.interp({dim: ("site", places[:, n]) for n, dim in enumerate(("y", "x"))})
-        at.append((float(values.mean()) - gaps) / float(image.std()))
-    return at
-
-
 def diagonal(table: xr.DataArray) -> list[float]:
     """The R_ii of every kind."""
     return [float(table.sel(image=kind, template=kind)) for kind in KINDS]
@@ -240,14 +229,13 @@ def measured(counts: xr.DataArray, reference: dict[str, xr.DataArray]) -> xr.Dat
         }
         by_masks.append(xr.Dataset(values, {"kind": KINDS, "template": [*KINDS, ALL]}))
     found = xr.concat(by_masks, xr.Variable("masks", list(MASKS)))
+    positions = {dim: proxy[dim] for dim in ("y", "x")}
     images = np.stack([together[name].values for name in METHODS])
-    usual = xr.concat(
-        [together[name].expand_dims(template=[name]) for name in (ABF, ICOM)], "template", coords="minimal"
-    )
-    likeness = correlations(usual, templates.sel(template=[ALL]))[:, 0]
+    images = xr.DataArray(images, {"template": list(METHODS), **positions}, ("template", "y", "x"))
+    likeness = correlations(images.sel(template=[ABF, ICOM]), templates.sel(template=[ALL]))[:, 0]
     return found.assign_coords({dim: proxy[dim] for dim in ("y", "x", "ky", "kx")} | {"made_by": list(METHODS)}).assign(
-        together=(("made_by", "y", "x"), images),
-        over_gaps=(("made_by", "kind"), [contrast_over_gaps(together[name]) for name in METHODS]),
+        together=(("made_by", "y", "x"), images.values),
+        over_gaps=(("made_by", "kind"), gap_contrast(images, SITES).values),
         R_all=("made_by", [*likeness.values, *found["R_held_out_all"].values]),
     )
 
