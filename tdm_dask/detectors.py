@@ -355,7 +355,7 @@ def _ring(
             "choose other angles."
         )
     attrs = facts | {
-        "long_name": f"mask: {facts['detector']}",
+        "long_name": f"{facts['detector']} mask",
         "units": "1",
         "centre_mrad": [cy, cx],
         "soft_edge_mrad": soft_edge,

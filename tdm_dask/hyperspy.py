@@ -78,7 +78,13 @@ def open_signal(path: StoreLike, *, navigator: Any = "auto", **options: Any) -> 
 
     Examples
     --------
-    >>> open_signal("scan.zarr").plot()  # doctest: +SKIP
+    >>> import tempfile
+    >>> import tdm_dask as tdm
+    >>> store = tempfile.mkdtemp() + "/scan.zarr"
+    >>> counts = tdm.convert(tdm.label_counts(np.ones((4, 5, 8, 8), np.uint16)), store)
+    >>> signal = open_signal(store)
+    >>> signal, float(signal.navigator.data[0, 0])
+    (<LazySignal2D, title: counts in memory, dimensions: (5, 4|8, 8)>, 64.0)
     """
     counts = open_counts(path, **options)
     signal = to_signal(counts)
@@ -114,7 +120,7 @@ def derive_mask(
     template : BaseSignal, DataArray or ndarray ([template,] y, x), or ROI
         Weight per probe position; a region of interest on the scan is 1 inside and 0 outside.
     method : {"pearson", "mean-scaled", "ridge"}, default "pearson"
-        As in `tdm_dask.derive_mask`, also for the options of ridge masks.
+        As in `tdm_dask.derive_mask`.
     detector_region : ROI, BaseSignal, DataArray or ndarray (ky, kx), or slices, optional
         Pixels that the mask may use. A region of interest is in the units of the signal axes; several are one.
     scan_region : ROI, BaseSignal, DataArray or ndarray of bool (y, x), or slices, optional
@@ -125,6 +131,8 @@ def derive_mask(
         Whether the result is lazy; by default where the signal is, as in HyperSpy's `map`.
     show_progressbar : bool, optional
         Whether computing shows its progress; by default in a terminal or a notebook, if HyperSpy's preferences say so.
+    **ridge
+        Options of ridge masks, as in `tdm_dask.derive_mask`.
 
     Returns
     -------
@@ -254,24 +262,94 @@ def centre_of_mass(
 def disk(signal: BaseSignal, radius: float | str, **options: Any) -> BaseSignal:
     """Mask of a disk on the detector of a signal, as `tdm_dask.disk`; nothing is read.
 
+    Parameters
+    ----------
+    signal : BaseSignal
+        Whose signal axes are angles.
+    radius : float (mrad) or str
+    **options
+        Those of `tdm_dask.disk`: centre and soft_edge.
+
+    Returns
+    -------
+    Signal2D
+
+    Raises
+    ------
+    MaskError, CoordinateError
+        As in `tdm_dask.disk`.
+
     Examples
     --------
     >>> import hyperspy.api as hs
     >>> signal = hs.signals.Signal2D(np.ones((2, 3, 64, 64), np.uint16))
     >>> signal.axes_manager.signal_axes.set(units="mrad", scale=1, offset=-32)
     >>> disk(signal, "20 mrad"), round(float(disk(signal, 20).data.sum()), 3)
-    (<Signal2D, title: mask, dimensions: (|64, 64)>, 1256.637)
+    (<Signal2D, title: disk mask, dimensions: (|64, 64)>, 1256.637)
     """
     return _drawn("disk", detectors.disk, signal, {"radius": radius, **options})
 
 
 def annulus(signal: BaseSignal, inner: float | str, outer: float | str, **options: Any) -> BaseSignal:
-    """Mask of an annulus on the detector of a signal, as `tdm_dask.annulus`; nothing is read."""
+    """Mask of an annulus on the detector of a signal, as `tdm_dask.annulus`; nothing is read.
+
+    Parameters
+    ----------
+    signal : BaseSignal
+        Whose signal axes are angles.
+    inner, outer : float (mrad) or str
+    **options
+        Those of `tdm_dask.annulus`: centre and soft_edge.
+
+    Returns
+    -------
+    Signal2D
+
+    Raises
+    ------
+    MaskError, CoordinateError
+        As in `tdm_dask.annulus`.
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> signal = hs.signals.Signal2D(np.ones((2, 3, 64, 64), np.uint16))
+    >>> signal.axes_manager.signal_axes.set(units="mrad", scale=1, offset=-32)
+    >>> annulus(signal, 10, "20 mrad"), round(float(annulus(signal, 10, 20).data.sum()), 3)
+    (<Signal2D, title: annulus mask, dimensions: (|64, 64)>, 942.478)
+    """
     return _drawn("annulus", detectors.annulus, signal, {"inner": inner, "outer": outer, **options})
 
 
 def segments(signal: BaseSignal, inner: float | str, outer: float | str, n: int = 4, **options: Any) -> BaseSignal:
-    """An annulus in `n` sectors, as `tdm_dask.segments`: a stack of masks; nothing is read."""
+    """An annulus in `n` sectors, as `tdm_dask.segments`: a stack of masks; nothing is read.
+
+    Parameters
+    ----------
+    signal : BaseSignal
+        Whose signal axes are angles.
+    inner, outer : float (mrad) or str
+    n : int, default 4
+    **options
+        Those of `tdm_dask.segments`: rotation, centre and soft_edge.
+
+    Returns
+    -------
+    Signal2D
+
+    Raises
+    ------
+    MaskError, CoordinateError
+        As in `tdm_dask.segments`.
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> signal = hs.signals.Signal2D(np.ones((2, 3, 64, 64), np.uint16))
+    >>> signal.axes_manager.signal_axes.set(units="mrad", scale=1, offset=-32)
+    >>> segments(signal, 10, 20, rotation=-45)
+    <Signal2D, title: segments mask, dimensions: (4|64, 64)>
+    """
     return _drawn("segments", detectors.segments, signal, {"inner": inner, "outer": outer, "n": n, **options})
 
 
@@ -292,6 +370,11 @@ def gaussian_template(signal: BaseSignal, sites: Any, *, sigma: float | str, all
     Signal2D
         The template over the scan, or a stack of them over kinds.
 
+    Raises
+    ------
+    SiteError, UnitError, CoordinateError
+        As in `tdm_dask.gaussian_template`.
+
     Examples
     --------
     >>> import hyperspy.api as hs
@@ -299,14 +382,39 @@ def gaussian_template(signal: BaseSignal, sites: Any, *, sigma: float | str, all
     >>> signal.axes_manager.navigation_axes.set(units="nm", scale=0.1)
     >>> template = gaussian_template(signal, [hs.roi.Point2DROI(x=0.2, y=0.1)], sigma="1 nm")
     >>> template, float(template.data[1, 2])
-    (<Signal2D, title: template, dimensions: (|4, 3)>, 1.0)
+    (<Signal2D, title: gaussian template, dimensions: (|4, 3)>, 1.0)
     """
     options = {"sites": sites, "sigma": sigma, "all_name": all_name}
     return _drawn("gaussian_template", templates.gaussian_template, signal, options)
 
 
 def binary_template(signal: BaseSignal, sites: Any, *, radius: float | str, all_name: str | None = None) -> BaseSignal:
-    """Template that is 1 near a site, as `tdm_dask.binary_template`; sites as in `gaussian_template`."""
+    """Template that is 1 near a site, as `tdm_dask.binary_template`; nothing is read.
+
+    Parameters
+    ----------
+    signal, sites, all_name
+        As in `gaussian_template`.
+    radius : float (angstrom) or str
+
+    Returns
+    -------
+    Signal2D
+        The template over the scan, or a stack of them over kinds.
+
+    Raises
+    ------
+    SiteError, UnitError, CoordinateError
+        As in `tdm_dask.binary_template`.
+
+    Examples
+    --------
+    >>> import hyperspy.api as hs
+    >>> signal = hs.signals.Signal2D(np.ones((3, 4, 2, 2), np.uint16))
+    >>> signal.axes_manager.navigation_axes.set(units="nm", scale=0.1)
+    >>> binary_template(signal, [(1.0, 2.0)], radius="0.5 Å").data.tolist()
+    [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    """
     options = {"sites": sites, "radius": radius, "all_name": all_name}
     return _drawn("binary_template", templates.binary_template, signal, options)
 

@@ -111,12 +111,27 @@ def run_recipe(
         Called with the name of each stage and the bytes it reads; the context that it gives is open
         meanwhile.
 
+    Returns
+    -------
+    RecipeResult
+        Counts, masks, images and what was found of them, with the places where they are kept.
+
     Raises
     ------
     RecipeError
         If the recipe is wrong, or `out` holds results of another one.
     InputError, SourceError, StoreError
         If the counts or sites that it names cannot be used.
+
+    Examples
+    --------
+    The recipe of `tdm demo`, on the sample of the package:
+
+    >>> import tempfile
+    >>> from importlib.resources import files
+    >>> found = run_recipe(files("tdm_dask") / "data" / "demo.toml", tempfile.mkdtemp() + "/results")
+    >>> found.images["image"].dims, found.masks["template"].values.tolist()
+    (('template', 'y', 'x'), ['Li', 'Fe', 'P+O', 'O', 'all'])
     """
     request = read_request(recipe)
     plan = request.recipe

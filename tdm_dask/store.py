@@ -339,6 +339,16 @@ def verify(store: StoreLike) -> Verified:
 
     Runs on the active dask scheduler, one task for each shard.
 
+    Parameters
+    ----------
+    store : path, URL or zarr store object
+        That `convert` wrote.
+
+    Returns
+    -------
+    Verified
+        How many shards there are, and their bytes, stored and as counts.
+
     Raises
     ------
     IncompleteStoreError
@@ -348,8 +358,13 @@ def verify(store: StoreLike) -> Verified:
 
     Examples
     --------
-    >>> verify("scan.zarr")  # doctest: +SKIP
-    Verified(shards=64, bytes_stored=402653184, bytes_counts=8589934592)
+    >>> import tempfile
+    >>> import tdm_dask as tdm
+    >>> store = tempfile.mkdtemp() + "/scan.zarr"
+    >>> counts = tdm.convert(tdm.label_counts(np.ones((4, 4, 8, 8), np.uint16)), store)
+    >>> found = verify(store)
+    >>> found.shards, found.bytes_counts
+    (1, 2048)
     """
     counts = open_store(store)
     backend = resolve(store)

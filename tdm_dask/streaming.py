@@ -310,11 +310,22 @@ def live_image(
 ) -> Iterator[xr.DataArray]:
     """Images from a fixed mask while patterns arrive; the last one is that of `apply_mask`, NaN where none arrived.
 
-    Parameters and errors are those of `running_mask` and `apply_mask`.
+    Parameters
+    ----------
+    stream, counts, every
+        As in `running_mask`.
+    mask : DataArray ([template,] ky, kx)
+    normalisation : {"none", "standardised"}, default "none"
+        As in `apply_mask`.
 
     Yields
     ------
     DataArray ([template,] y, x)
+
+    Raises
+    ------
+    InputError, MaskError, CountsError
+        As in `running_mask` and `apply_mask`.
 
     Examples
     --------

@@ -227,6 +227,7 @@ EXEMPT = {
     "sites_from_cif": "gives a Lattice",
     "to_signal": "gives a signal",
     "verify": "gives numbers of shards and bytes",
+    "view": "gives a page",
     "write_sites": "gives nothing",
 }
 

@@ -251,7 +251,19 @@ def occupancy_table(
 
     Examples
     --------
-    >>> table = occupancy_table(images, truth["sites"], truth["cell"], suspects=truth["defects"])  # doctest: +SKIP
+    A column of half the height among eight that are whole:
+
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> steps = {dim: axis_coordinate(dim, 50, 0.25, 0.0, "angstrom") for dim in ("y", "x")}
+    >>> places = [(y, x) for y in (2, 6, 10) for x in (2, 6, 10)]
+    >>> heights = np.where(np.arange(9) == 4, 0.5, 1 + 0.01 * np.arange(9))
+    >>> y, x = np.meshgrid(steps["y"].values, steps["x"].values, indexing="ij")
+    >>> image = sum(h * np.exp(-((y - a) ** 2 + (x - b) ** 2)) for h, (a, b) in zip(heights, places, strict=True))
+    >>> images = xr.DataArray([image], {"template": ["O"], **steps}, ("template", "y", "x"))
+    >>> vacancy = {"kind": "O", "site": (6.0, 6.0), "defect": "vacancy", "occupancy": 0.5}
+    >>> table = occupancy_table(images, {"O": places}, (12.0, 12.0), suspects=[vacancy])
+    >>> table["state"].values[4].item(), bool(table["ratio"][4] < -10)
+    ('vacancy', True)
     """
     kinds, _ = sites_by_kind(sites)
     period = np.asarray(cell, np.float64)

@@ -123,7 +123,7 @@ def evidence(
     rate: float = 0.05,
     seed: int = 0,
 ) -> Evidence:
-    r"""Do the data single out the sites of each kind, among all other places in the cell and against random ones?
+    r"""Whether the data single out the sites of each kind, among all other places in the cell and against random ones.
 
     - "not supported": templates of random sites, of the same number and spacing, respond as strongly in more than a
       part `rate` of the draws.

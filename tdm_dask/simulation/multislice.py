@@ -134,6 +134,15 @@ def simulate(
     >>> from tdm_dask.simulation.specimens import lifepo4
     >>> specimen = vacancy(lifepo4(thickness="40 nm"), "O", (8.6, 9.3))
     >>> simulate(specimen, "scan.zarr", **PRESETS["small"])  # doctest: +SKIP
+
+    So small that it takes no time, and means little:
+
+    >>> import tempfile
+    >>> tiny = lifepo4(size=(4, 4), thickness=9)
+    >>> coarse = {"potential_sampling": 0.26, "max_angle": 30, "scan_step": 2.0}
+    >>> counts = simulate(tiny, tempfile.mkdtemp() + "/scan.zarr", **coarse)
+    >>> counts.dims, counts.x.attrs["units"]
+    (('y', 'x', 'ky', 'kx'), 'angstrom')
     """
     need_abtem()
     defoci = [quantity(v, "angstrom", "defocus", positive=False) for v in listed(defocus)]
@@ -253,8 +262,14 @@ max_angle, pixel_size, frozen_phonons, sigmas, seed
     Examples
     --------
     >>> from tdm_dask.simulation.specimens import lifepo4
-    >>> simulate_pacbed(lifepo4(thickness="90 nm"), ["20 nm", "40 nm", "90 nm"]).dims  # doctest: +SKIP
-    ('thickness', 'ky', 'kx')
+    >>> simulate_pacbed(lifepo4(thickness="90 nm"), ["20 nm", "40 nm", "90 nm"])  # doctest: +SKIP
+
+    So small that it takes no time, and means little:
+
+    >>> coarse = {"potential_sampling": 0.26, "max_angle": 30, "scan_step": 2.0}
+    >>> patterns = simulate_pacbed(lifepo4(size=(4, 4), thickness=9), [5, 9], **coarse)
+    >>> patterns.dims, patterns.thickness.values.round(2).tolist()
+    (('thickness', 'ky', 'kx'), [0.47, 0.94])
     """
     need_abtem()
     scatterer = scatterer_of(
