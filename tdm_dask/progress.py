@@ -70,6 +70,9 @@ def progress_bar(name: str = "computing", nbytes: int | None = None) -> Abstract
 class ProgressBars:
     """Bars one below the other, one per stage: name, share done, elapsed time, rate.
 
+    For work of several stages, such as ``tdm_dask.run_recipe(recipe, out, stage=bars.stage)``; around a single
+    computation goes :func:`progress_bar`.
+
     Parameters
     ----------
     enabled : bool, optional

@@ -44,17 +44,21 @@ def show(name, drawn):
 # %% [markdown]
 # ## The file
 #
-# `tdm.open` takes any of some twenty formats, here a Merlin `.mib` file, and reads the header alone. What it found, and
-# what it could not know, is said in sentences; on the command line `tdm info scan.mib` says the same. The counts are an
+# `tdm.open` takes any of some twenty formats, here a Merlin `.mib` file, and reads the header alone. The counts are an
 # xarray array with named axes: `y` and `x` are the scan, `ky` and `kx` the detector. They stay in the file: an array of
-# a terabyte opens as fast.
+# a terabyte opens as fast. `counts.tdm`, printed, says what the array is, and its methods are the functions that suit
+# it.
 
 # %%
 sample = files("tdm_dask") / "data" / "lifepo4_001.mib"
-tdm.open(sample)
+raw = tdm.open(sample)
+print(raw.tdm)
+
+# %% [markdown]
+# What was found in the file, and what it does not say, stands in sentences, each with the argument that helps. On the
+# command line `tdm info scan.mib` says the same.
 
 # %%
-raw = tdm.open(sample)
 print("\n".join(raw.attrs["findings"]))
 
 # %% [markdown]
@@ -83,6 +87,7 @@ with progress_bar("convert", raw.nbytes):
 counts = tdm.calibrate(counts, semi_angle="23.5 mrad", energy="200 keV")
 pacbed = tdm.pixel_statistics(counts)["mean"].compute()
 pixel = float(counts.ky[1] - counts.ky[0])
+print(counts.tdm)
 print(f"A pixel is {pixel:.3f} mrad; {float(pacbed.sum()):.0f} counts per pattern.")
 show("pacbed", plot_pacbed(pacbed, semi_angle=23.5))
 
