@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import html
 import json
@@ -29,6 +30,7 @@ from tdm_dask.image_file import check_image_path, write_image
 from tdm_dask.plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from tdm_dask.recipe import run_recipe
 from tdm_dask.report import write_report
+from tdm_dask.report.figures import figures_of
 from tdm_dask.report.identity import file_hash, fingerprint
 from tdm_dask.sources import identity
 
@@ -169,6 +171,14 @@ def test_figures_and_tables_are_numbered_in_their_order_and_have_captions(made):
     assert [int(n) for n in re.findall(r"<caption><b>Table (\d+)\.</b>", page)] == [1, 2, 3]
     assert page.count("<img ") == len(made[1].figures)
     assert len(re.findall(r'<img [^>]*alt="[^"]{20,}"', page)) == len(made[1].figures)
+
+
+def test_a_kind_that_was_not_moved_over_the_cell_has_a_caption_of_its_own(made):
+    """As those are that respond no more strongly than random sites do."""
+    unmoved = dataclasses.replace(made[0], evidence=made[0].evidence.drop_vars("response"))
+    figures = [figure for figure in figures_of(unmoved) if figure.part == "evidence"]
+    assert [len(figure.pictures) for figure in figures] == [1] * 4
+    assert all(": " not in figure.caption and ". Correlation of" in figure.caption for figure in figures)
 
 
 def test_headings_go_down_one_step_at_a_time_and_are_what_links_lead_to(made):

@@ -126,18 +126,19 @@ def _cross_talk(result: RecipeResult) -> Iterator[Figure]:
 def _evidence(result: RecipeResult) -> Iterator[Figure]:
     for kind in kinds_of_evidence(result):
         found = (Value("evidence", result.evidence), _literal(kind))
-        pictures, caption = [], f"{kind}. "
+        pictures, caption, start = [], f"{kind}. ", "Correlation"
         if "response" in result.evidence and result.evidence["response"].sel({TEMPLATE: kind}).notnull().all():
             alt = f"The response of the template of {kind} at every offset in the unit cell, in angstrom."
             pictures.append(Picture(f"offsets_{kind}", plot_offsets, found, {}, alt))
             caption += (
                 "Left: how strongly the template responds when all of its sites are moved together; the cross is where "
-                "they were assumed, outlines hold what is the same place. Right: "
+                "they were assumed, outlines hold what is the same place. "
             )
+            start = "Right: correlation"
         alt = f"Detector pixels by their correlation with the template of {kind}, those beyond chance outlined."
         pictures.append(Picture(f"significance_{kind}", plot_significance, found, _disk(result), alt))
         caption += (
-            "correlation of each detector pixel, over its root mean square for random sites; outlined where it is more "
+            f"{start} of each detector pixel, over its root mean square for random sites; outlined where it is more "
             "than chance."
         )
         yield Figure("evidence", tuple(pictures), caption)

@@ -33,27 +33,36 @@ HOW = (
 def fingerprint(store: StoreLike) -> str | None:
     """SHA-256 of the sum of every pattern and the maximum of every pixel, which a store has from its conversion.
 
-    Two scans that differ in the sum of any pattern, or in the largest count of any pixel, have different ones; whatever
-    compression, shards and workers a scan was stored with, it has the same. Reads none of the counts.
+    Two scans that differ in the sum of any pattern, or in the largest count of any pixel, have different ones. Of whole
+    numbers it is the same whatever compression, shards and workers they were stored with; sums of others are rounded,
+    and shards may tell. Reads none of the counts.
 
     Returns
     -------
     str or None
         None where the store has no such sums, because another program wrote it.
     """
-    group = zarr.open_group(resolve(store), mode="r")
-    arrays = [group.get(name) for name in GATHERED]
+    arrays = _gathered(store)
+    if arrays is None:
+        return None
     digest = hashlib.sha256()
     for array in arrays:
-        if not isinstance(array, zarr.Array):
-            return None
         values = np.asarray(array[...])
         digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
 
-def fingerprint_command(store: str | Path) -> str:
-    """A command, run in the folder of the report, that gives the fingerprint again with zarr alone."""
+def _gathered(store: StoreLike) -> list[zarr.Array] | None:
+    group = zarr.open_group(resolve(store), mode="r")
+    arrays = [array for array in map(group.get, GATHERED) if isinstance(array, zarr.Array)]
+    return arrays if len(arrays) == len(GATHERED) else None
+
+
+def fingerprint_command(store: str | Path) -> str | None:
+    """A command, run in the folder of the report, that gives the fingerprint again with zarr alone; None where there is
+    none."""
+    if _gathered(store) is None:
+        return None
     place = str(store) if "://" in str(store) else Path(store).name
     return f'python -c "{HOW.format(store=repr(place), names=GATHERED)}"'
 

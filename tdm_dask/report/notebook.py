@@ -15,7 +15,7 @@ from ..plan import Plan
 from ..recipe import RecipeResult
 from . import facts
 from .figures import Figure, semi_angle_of
-from .identity import fingerprint, fingerprint_command, source_facts
+from .identity import fingerprint_command, source_facts
 from .page import is_toml, recipe_text, sentences_of, written_at
 from .tables import contrast_rows, cross_talk_rows, kinds_of, signed
 
@@ -176,12 +176,13 @@ def _numbered(sentences: Iterable[str]) -> str:
 
 
 def _fingerprint(result: RecipeResult) -> Iterator[str]:
-    if fingerprint(result.store):
+    command = fingerprint_command(result.store)
+    if command is not None:
         yield (
             "The fingerprint is the SHA-256 of the sum of every pattern and the maximum of every pixel, which the "
             "conversion gathers in its one read. This gives it again:"
         )
-        yield _fenced(fingerprint_command(result.store), "bash")
+        yield _fenced(command, "bash")
 
 
 def _cross_talk(result: RecipeResult) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ..plan import Plan
 from ..recipe import RecipeResult
 from . import facts
 from .figures import Figure, kinds_of_evidence
-from .identity import fingerprint, fingerprint_command, source_facts, was_converted
+from .identity import fingerprint_command, source_facts, was_converted
 from .tables import contrast_rows, cross_talk_rows, kinds_of, signed
 
 PARTS = ("overview", "pattern", "cross-talk", "evidence", "pairs")
@@ -47,7 +47,8 @@ def _texts(result: RecipeResult, plan: Plan | None) -> dict[str, Any]:
         "sentences": sentences_of(result),
         "method": result.recipe.masks.method,
         "converted": was_converted(result),
-        "fingerprint_command": fingerprint_command(result.store) if fingerprint(result.store) else None,
+        "fingerprint_command": fingerprint_command(result.store),
+        "whole_numbers": result.counts.dtype.kind != "f",
         "earlier": facts.earlier_stages(result),
         "planned": facts.is_planned(plan),
         "recipe": recipe_text(result),
