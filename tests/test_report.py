@@ -252,6 +252,7 @@ def test_the_page_of_a_store_says_which_one_and_what_it_was_converted_from(made,
     for text in (identifier, "converted from</th><td>lifepo4_001.mib", fingerprint(made[0].store)):
         assert text in page
     assert "SHA-256 of the file" not in page
+    assert "In the folder of the store, this" in page
     assert "tdm_dask.run_recipe" in page  # the recipe was no file
     assert '"BF": "disk:10"' in html.unescape(page)
 

@@ -59,7 +59,7 @@ def _gathered(store: StoreLike) -> list[zarr.Array] | None:
 
 
 def fingerprint_command(store: str | Path) -> str | None:
-    """A command, run in the folder of the report, that gives the fingerprint again with zarr alone; None where there is
+    """A command, run in the folder that the store lies in, that gives the fingerprint again with zarr alone; None where there is
     none."""
     if _gathered(store) is None:
         return None

@@ -180,7 +180,7 @@ def _fingerprint(result: RecipeResult) -> Iterator[str]:
     if command is not None:
         yield (
             "The fingerprint is the SHA-256 of the sum of every pattern and the maximum of every pixel, which the "
-            "conversion gathers in its one read. This gives it again:"
+            "conversion gathers in its one read. In the folder of the store, this gives it again:"
         )
         yield _fenced(command, "bash")
 
