@@ -1,16 +1,19 @@
 """Who may come in: the gate that every request to a page passes before Bokeh's application has it.
 
 It lets in who names the token of the link, once, and from then on who has the cookie that is given for it. A page of
-another site cannot read the token, and its requests carry no cookie, which goes with requests of the same site alone;
-besides, their `Origin` and `Host` are refused. So neither a web socket that another site opens (cross-site WebSocket
-hijacking) nor a name that another site points at this machine (DNS rebinding) gets in.
+another site knows no token, its requests carry no cookie, which goes with requests of the same site alone, and their
+`Origin` is refused: no web socket is opened by it (cross-site WebSocket hijacking). A name that another site points at
+this machine (DNS rebinding) has no cookie either, and is refused as `Host`: that is this machine, or what the link with
+its token was used through.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,8 +27,9 @@ LOCAL = "127.0.0.1"
 # Browsers are told to load nothing from elsewhere, whatever a page may ask for.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'self'; "
-    "base-uri 'self'; form-action 'self'"
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; base-uri 'self'; form-action 'self'; "
+    # Notebooks of this machine may have the page in them.
+    "frame-ancestors 'self' http://127.0.0.1:* http://localhost:*"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -34,6 +38,9 @@ HEADERS = {
 }
 INSIDE = ("/", "/ws", "/favicon.ico")  # and what is below STATIC
 STATIC = "/static/"
+ORIGINS = ("Origin", "Sec-WebSocket-Origin")
+
+log = logging.getLogger(__name__)
 
 
 def host_of(origin: str) -> str:
@@ -47,10 +54,11 @@ def host_of(origin: str) -> str:
     text = origin.strip()
     parts = urlsplit(text if "//" in text else f"//{text}")
     with suppress(ValueError):
-        if parts.hostname and "*" not in parts.netloc and not parts.username:
+        host, port = parts.hostname or "", parts.port
+        if re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host) and not parts.username:
             usual = {"http": 80, "https": 443}.get(parts.scheme)
-            named = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-            return named if parts.port in (None, usual) else f"{named}:{parts.port}"
+            named = f"[{host}]" if ":" in host else host
+            return named if port in (None, usual) else f"{named}:{port}"
     raise InputError(f'The origin "{origin}" is no host; expected one such as hub.example.org or node7:8888.')
 
 
@@ -76,19 +84,22 @@ class Gate(Router):
         That the page is served on; it is in the name of the cookie, which browsers share between ports.
     token : str
         Of the link.
-    hosts : frozenset of str
-        Through which the page may be asked for besides this machine.
+    hosts : iterable of str
+        Whose pages may ask besides those that this one is seen through, as behind a proxy that names another host.
     """
 
-    def __init__(self, inside: Application, port: int, token: str, hosts: frozenset[str]) -> None:
+    def __init__(self, inside: Application, port: int, token: str, hosts: Iterable[str]) -> None:
         inside.add_transform(Headers)
-        self._inside, self._token, self._hosts = inside, token.encode(), hosts
+        self._inside, self._token = inside, token.encode()
+        self._hosts, self._through = frozenset(hosts), set(hosts)
         self._name, self._key = f"tdm-view-{port}", secrets.token_urlsafe(32)
         self._closed = Application(log_function=lambda handler: None)
 
     def find_handler(self, request: Any, **keywords: Any) -> Any:
         answer = self._answer(request)
         if answer is None:
+            for name in ORIGINS:  # they have been looked at; Bokeh knows less of them
+                request.headers.pop(name, None)
             return self._inside.find_handler(request, **keywords)
         return self._closed.get_handler_delegate(request, _Answer, answer)
 
@@ -99,14 +110,13 @@ class Gate(Router):
         known = self._has_cookie(request)
         if not (named or known):
             return {"status": 403, "text": "This page is closed: open it by the whole link that tdm view has printed."}
-        for host in _asked_through(request):
-            if host is None:
-                return {"status": 403, "text": "This page is for browsers that say which page asks for it."}
-            if not (_is_local(host) or host in self._hosts):
-                return {
-                    "status": 403,
-                    "text": f"This page is not served through {host}: start tdm view with --origin {host}.",
-                }
+        host, origin = _hosts(request)
+        if named and host is not None:
+            self._through.add(host)
+        if host is None or not (_is_local(host) or host in self._through):
+            return _elsewhere(host)
+        if origin not in (host, *self._hosts):
+            return _elsewhere(origin)
         if named and request.path == "/" and request.method == "GET":
             # Not a redirection: after one that a link on another site led to, the cookie would not be sent.
             again = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=./">'
@@ -141,13 +151,11 @@ class _Answer(RequestHandler):
         self.finish(f"{text}\n")
 
 
-def _asked_through(request: Any) -> Iterator[str | None]:
-    """Hosts that a request names as this one and, where a page has made it, as that page's; None for what is none."""
-    yield _plain(f"//{request.headers.get('Host', '')}")
-    for header in ("Origin", "Sec-WebSocket-Origin"):
-        if header in request.headers:
-            named = request.headers[header]
-            yield None if named == "null" else _plain(named)
+def _hosts(request: Any) -> tuple[str | None, str | None]:
+    """The host that a request names, and that of the page which makes it, the same if it says none; None if unknown."""
+    host = _plain(f"//{request.headers.get('Host', '')}")
+    origins = [request.headers[name] for name in ORIGINS if name in request.headers]
+    return host, (None if origins[0] == "null" else _plain(origins[0])) if origins else host
 
 
 def _plain(address: str) -> str | None:
@@ -155,6 +163,13 @@ def _plain(address: str) -> str | None:
         return host_of(address)
     except InputError:
         return None
+
+
+def _elsewhere(host: str | None) -> dict[str, Any]:
+    hint = "an unknown page" if host is None else f"{host}: if it should be, start tdm view with --origin {host}"
+    text = f"This page is not served through {hint}."
+    log.warning("%s", text)
+    return {"status": 403, "text": text}
 
 
 def _is_local(host: str) -> bool:

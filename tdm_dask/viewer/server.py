@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import getpass
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -54,11 +55,14 @@ class Address:
 
     def __str__(self) -> str:
         there = f"{getpass.getuser()}@{socket.gethostname()}"
-        return (
-            f"The page is at  {self.link}\n"
-            f"From elsewhere:  ssh -L {self.port}:{LOCAL}:{self.port} {there}  and then the same link there.\n"
-            "Whoever has the link can use the page; Ctrl-C ends it."
-        )
+        hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+        lines = [
+            f"The page is at  {self.link}",
+            f"From elsewhere  ssh -L {self.port}:{LOCAL}:{self.port} {there}  and then the same link there",
+            f"On this hub     {hub}proxy/{self.port}/?token={self.token}  after its address" if hub else None,
+            "Whoever has the link can use the page; Ctrl-C ends it.",
+        ]
+        return "\n".join(line for line in lines if line)
 
 
 def serve(
@@ -83,8 +87,8 @@ def serve(
     port : int, optional
         To listen on. Default: the first that is free, from 5006 on.
     origins : iterable of str, optional
-        Hosts through which the page may be used besides this machine, such as "hub.example.org" of a JupyterHub with
-        jupyter-server-proxy or of Open OnDemand; with ":port" where it is not the usual one.
+        Hosts whose pages may use this one, such as "portal.example.org", with ":port" where that is not the usual one:
+        for a proxy that keeps its own name from this server. Behind jupyter-server-proxy none is needed.
     title : str
         Of the page.
     token : str, optional
@@ -119,12 +123,11 @@ def _bokeh(
     import asyncio
 
     import panel as pn
-    from bokeh.settings import settings
     from tornado.ioloop import IOLoop
 
     loop = IOLoop(make_current=False)
     name = f"tdm-{secrets.token_hex(8)}"
-    with _signals_kept(), _setting(settings, "resources", "server"), _setting(settings, "allowed_ws_origin", []):
+    with _signals_kept(), _files_from_here():
         try:
             server = _listen(
                 port,
@@ -148,7 +151,6 @@ def _bokeh(
                 log_function=lambda handler: None,
             )
             try:
-                server._tornado._websocket_origins = {"*"}  # the gate looks at the origin, of web sockets too
                 server._http.request_callback = Gate(server._tornado, server.port, token, hosts)
                 server.start()
                 yield server, loop
@@ -174,11 +176,11 @@ def _page(make_page: Callable[[], Any]) -> Any:
 def _listen(port: int | None, **options: Any) -> Any:
     from panel.io.server import get_server
 
+    if port is not None and not 0 < port < 2**16:
+        raise InputError(f"The port {port} is none; choose one between 1024 and 65535.")
     for candidate in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else (port,):
         try:
             return get_server(port=candidate, start=False, show=False, **options)
-        except OverflowError as error:
-            raise InputError(f"The port {port} is none; choose one between 1024 and 65535.") from error
         except PermissionError as error:
             raise InputError(f"The port {port} may not be used; choose one between 1024 and 65535.") from error
         except OSError as error:
@@ -192,16 +194,26 @@ def _listen(port: int | None, **options: Any) -> Any:
     )
 
 
+_serving = 0
+_lock = threading.Lock()
+
+
 @contextmanager
-def _setting(settings: Any, name: str, value: Any) -> Iterator[None]:
-    """Bokeh as it is needed here, whatever its environment variables say."""
-    setting = getattr(type(settings), name)
-    usual = setting._user_value
-    setting.set_value(value)
+def _files_from_here() -> Iterator[None]:
+    """Bokeh and Panel load their files from the server, whatever the environment says (BOKEH_RESOURCES)."""
+    global _serving
+    from bokeh.settings import settings
+
+    with _lock:
+        _serving += 1
+        settings.resources.set_value("server")
     try:
         yield
     finally:
-        setting._user_value = usual
+        with _lock:
+            _serving -= 1
+            if not _serving:
+                settings.resources.unset_value()
 
 
 def _run(loop: Any, stop: threading.Event | None) -> None:
