@@ -59,8 +59,7 @@ def _gathered(store: StoreLike) -> list[zarr.Array] | None:
 
 
 def fingerprint_command(store: str | Path) -> str | None:
-    """A command, run in the folder that the store lies in, that gives the fingerprint again with zarr alone; None where there is
-    none."""
+    """What gives the fingerprint again with zarr alone, in the folder of the store; None where it has none."""
     if _gathered(store) is None:
         return None
     place = str(store) if "://" in str(store) else Path(store).name
