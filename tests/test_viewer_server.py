@@ -29,7 +29,10 @@ from tdm_dask.viewer.server import Address, guarded, say_errors, serve
 pn = pytest.importorskip("panel")
 
 # The name that buttons have had is to become a label one day.
-pytestmark = pytest.mark.filterwarnings("ignore:Widget.name is deprecated:PendingDeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Widget.name is deprecated:PendingDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:reference already known"),  # Bokeh, of a tab that comes back
+]
 LONG = 60  # seconds that nothing here takes, unless it hangs
 MANY = {"GET": "/", "static": "/static/js/bokeh.min.js", "ws": "/ws", "metadata": "/metadata", "icon": "/favicon.ico"}
 
@@ -287,6 +290,30 @@ def test_what_a_tab_holds_goes_with_it(monkeypatch):
             assert ask(address, "/", Cookie=headers["Set-Cookie"].split(";")[0])[0] == 200
         until(lambda: len(gone) == 3)
     assert len(made) == 3
+
+
+def test_a_tab_that_lost_its_connection_goes_on_where_it_was(browser):
+    made, gone = [], []
+
+    def page():
+        made.append(pn.state.curdoc)
+        pn.state.on_session_destroyed(lambda context: gone.append(context))
+        return make_page()
+
+    with served(page) as address:
+        (bokeh,) = (found for found, *_ in pn.state._servers.values() if found.port == address.port)
+        with visit(address.link, browser=browser) as seen:
+            seen.page.wait_for_selector("text=value 0")
+            for number in (1, 2):
+                seen.page.focus(".noUi-handle")
+                seen.page.keyboard.press("ArrowRight")
+                seen.page.wait_for_selector(f"text=value {number}")
+                (connection,) = bokeh._tornado._clients
+                bokeh.io_loop.add_callback(connection._socket.close)
+                until(lambda lost=connection: bokeh._tornado._clients - {lost})
+            assert seen.troubles() == []
+        assert gone == []
+    assert (len(made), len(gone)) == (1, 1)  # it is told that the server ended
 
 
 def test_a_port_in_use_is_a_sentence_and_without_one_the_next_is_taken(address, monkeypatch):

@@ -16,7 +16,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -25,9 +25,9 @@ from ..errors import InputError, sentence
 from .gate import LOCAL, Gate, host_of
 
 FIRST_PORT, PORTS = 5006, 100
-# What is kept of a page that is gone, for one that lost its connection to come back to, and how often is looked.
-KEPT_SECONDS, LOOK_SECONDS = 60.0, 15.0
-STOP_SECONDS = 0.1
+# How long what a tab holds is kept when it is gone, for one that lost its connection to go on, and how often is looked.
+KEPT_SECONDS, LOOK_SECONDS = 300.0, 15.0
+STOP_SECONDS, END_SECONDS = 0.1, 5.0
 # A page that was left open over a weekend may reconnect.
 SESSION_SECONDS = 7 * 24 * 3600
 BODY_BYTES = 2**20  # of a request; files go through the web socket
@@ -124,6 +124,7 @@ def _bokeh(
 
     import panel as pn
     from tornado.ioloop import IOLoop
+    from tornado.util import TimeoutError as LoopTimeoutError
 
     loop = IOLoop(make_current=False)
     name = f"tdm-{secrets.token_hex(8)}"
@@ -157,16 +158,29 @@ def _bokeh(
             finally:
                 pn.state._servers.pop(name, None)
                 server.stop(wait=False)
-                loop.run_sync(server._http.close_all_connections, timeout=5)
+                with suppress(LoopTimeoutError):  # of a page that is busy
+                    loop.run_sync(lambda: _end_sessions(server), timeout=END_SECONDS)
         finally:
             loop.close(all_fds=True)
             asyncio.set_event_loop(None)
+
+
+async def _end_sessions(server: Any) -> None:
+    """Have every tab know that it is closed, as when its window is."""
+    import asyncio
+
+    await server._http.close_all_connections()
+    while any(session.connection_count for session in server.get_sessions()):
+        await asyncio.sleep(0.01)
+    for context in server._tornado.applications.values():
+        await context._cleanup_sessions(-1)
 
 
 def _page(make_page: Callable[[], Any]) -> Any:
     """What is shown in a tab: the page, or why there is none."""
     import panel as pn
 
+    pn.config.reconnect = True  # of this tab alone
     try:
         return make_page()
     except Exception as error:
