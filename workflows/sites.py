@@ -33,7 +33,7 @@ from tdm_dask.columns.registration import register_sites
 from tdm_dask.plot.sites import plot_sites
 from tdm_dask.plot.style import new_figure, styled
 
-HERE = Path(__file__).parent if "__file__" in globals() else Path()
+HERE = Path(known_scan.__file__).parent
 MARGIN = 1.5  # angstrom: columns this far outside the scan reach into it
 
 ARGUMENTS = known_scan.arguments(
