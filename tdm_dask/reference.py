@@ -75,6 +75,7 @@ def build(folder: str | Path) -> Path:
         # What pdoc found by itself, with the public names first; of the package, all are in its rooms.
         found = {} if module.modulename == _PACKAGE else _public_first(module.modulename, module.members)
         module.__dict__["members"] = found
+    modules[_PACKAGE].__dict__["submodules"] = []
     modules[_PACKAGE].__dict__["docstring"] = f"{modules[_PACKAGE].docstring}\n\n{_contents()}"
     render.configure(docformat="numpy", show_source=False, include_undocumented=False, footer_text=_PACKAGE)
     to_markdown = render.env.filters["to_markdown"]
@@ -154,9 +155,13 @@ def _mathml(latex: str, display: str) -> str:
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {_PACKAGE}.reference", description=build.__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {_PACKAGE}.reference", description=_first_line(build))
     parser.add_argument("folder", help="where the pages go")
-    print(build(parser.parse_args(None if arguments is None else list(arguments)).folder))
+    folder = parser.parse_args(None if arguments is None else list(arguments)).folder
+    try:
+        print(build(folder))
+    except InputError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":
