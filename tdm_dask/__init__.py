@@ -89,6 +89,7 @@ _HOME = {
     "crystal_block": "simulation.specimens",
     "run_recipe": "recipe",
     "label_counts": "axes",
+    "view": "viewer",
 }
 _MODULES = {"errors", "hyperspy"}
 
@@ -169,6 +170,7 @@ if TYPE_CHECKING:
     from .thinning import thin as thin
     from .tuning import column_images as column_images
     from .tuning import proxy as proxy
+    from .viewer import view as view
 
 
 def __getattr__(name: str) -> Any:

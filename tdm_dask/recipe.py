@@ -368,7 +368,7 @@ def _stored(results: str | Path, group: str, work: Callable[[], xr.Dataset]) -> 
     store = resolve(results, read_only=False)
     if object_size(store, f"{group}/zarr.json") is None:
         made: dict[str, Buffer] = {}
-        _write(work().load(), MemoryStore(made))  # workers would write into memory of their own
+        write_plain(work().load(), MemoryStore(made))  # workers would write into memory of their own
         with writing(str(results)):
             zarr.open_group(store, mode="a", zarr_format=3)
             sync(store.delete_dir(group))
@@ -384,13 +384,14 @@ def _lazily(results: str | Path, group: str) -> xr.Dataset:
     return xr.open_zarr(resolve(results), group=group, consolidated=False, chunks={})
 
 
-def _write(dataset: xr.Dataset, place: Store) -> None:
+def write_plain(dataset: xr.Dataset, place: Store | Path, group: str | None = None) -> None:
+    """Write a dataset as results are written: texts of any length, and only such attributes as are JSON."""
     plain = dataset.assign_attrs(tdm_dask=importlib.metadata.version("tdm-dask"))
     for name, variable in plain.variables.items():
         plain[name].attrs = {key: value for key, value in variable.attrs.items() if _is_json(value)}
         if variable.dtype.kind == "U":  # zarr 3 has a standard only for text of any length
             plain[name] = plain[name].astype(object)
-    plain.to_zarr(place, mode="w", zarr_format=3, consolidated=False)
+    plain.to_zarr(place, group=group, mode="w" if group is None else "a", zarr_format=3, consolidated=False)
 
 
 def _is_json(value: Any) -> bool:

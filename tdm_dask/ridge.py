@@ -136,7 +136,7 @@ def ridge_masks(
 
 
 def labelled_masks(
-    values: Mapping[str, Any], problem: RidgeProblem, template: xr.DataArray, facts: Mapping[str, Any]
+    values: dict[str, Any], problem: RidgeProblem, template: xr.DataArray, facts: Mapping[str, Any]
 ) -> xr.DataArray:
     """What `tdm_dask.derive_mask` returns, from `mask`, `rho` (t, ky, kx), `mean`, `std`, `n` and lambda."""
     dataset = statistics_dataset(values, problem.counts, scan_region_text(problem.used, problem.counts.shape[:2]))

@@ -276,7 +276,7 @@ def places_in_cell(places: Array, vectors: Array, apart: float) -> Array:
 
     Examples
     --------
-    >>> places_in_cell(np.array([[1.0, 1.0], [5.1, 1.0], [3.0, 3.0]]), 4.0 * np.eye(2), 0.5).tolist()
+    >>> places_in_cell(np.array([[1.0, 1.0], [5.1, 1.0], [3.0, 3.0]]), 4.0 * np.eye(2), 0.5).round(4).tolist()
     [[0.2625, 0.25], [0.75, 0.75]]
     """
     if len(places) == 1:

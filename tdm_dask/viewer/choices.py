@@ -84,6 +84,10 @@ class Choices:
         """The same but for some values."""
         return replace(self, **changes)
 
+    def same_sites(self, other: Choices) -> bool:
+        """Whether the sites are those of other choices, in the same order."""
+        return self._plain()["sites"] == other._plain()["sites"]
+
     @property
     def placed(self) -> dict[str, Array]:
         """Kinds that have sites."""

@@ -43,8 +43,8 @@ class EvidencePanel:
         self.table = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[TABLE])
         self.verdict = pn.pane.HTML("", sizing_mode="stretch_width")
         self.offsets = pn.Column(sizing_mode="stretch_width")
-        self.ask = pn.widgets.Button(name="Is it evidence? (offsets and random sites)", sizing_mode="stretch_width")
-        self.ask.on_click(lambda event: self._ask())
+        self.ask = pn.widgets.Button(label="Is it evidence? (offsets and random sites)", sizing_mode="stretch_width")
+        page.on_click(self.ask, self._ask)
 
     def panel(self) -> Any:
         """What Panel shows."""

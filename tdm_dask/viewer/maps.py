@@ -222,11 +222,14 @@ class Sites:
         kinds = [kind for kind, places in sites.items() for _ in places]
         places = np.concatenate([np.empty((0, 2)), *(np.asarray(p, np.float64).reshape(-1, 2) for p in sites.values())])
         colours = [self.colour(kind) for kind in kinds]
+        data = {"x": places[:, 1], "y": places[:, 0], "kind": kinds, "colour": colours}
         self._own = True
         try:
             # A new site is of the current kind as soon as it is drawn.
             self.source.default_values = {"kind": current, "colour": self.colour(current)}
-            self.source.data = {"x": places[:, 1], "y": places[:, 0], "kind": kinds, "colour": colours}
+            # What is there already may be in the user's hand.
+            if not all(np.array_equal(data[name], self.source.data[name]) for name in data):
+                self.source.data = data
         finally:
             self._own = False
 
@@ -374,8 +377,9 @@ def _handle(number: int, radius: float) -> tuple[float, float]:
 
 
 def activate(tool: Any, widget: Any, value: str) -> None:
-    """Have a tool active while a widget of the page has a value."""
-    widget.jscallback(value="tool.active = cb_obj.value == value", args={"tool": tool, "value": value})
+    """Have a tool active while one of a group of buttons is pressed, which the browser knows by their numbers."""
+    number = list(widget.options).index(value)
+    widget.jscallback(value=f"tool.active = cb_obj.active == {number}", args={"tool": tool})
 
 
 def reload_in(theme: str) -> str:

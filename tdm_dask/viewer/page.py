@@ -14,7 +14,7 @@ import numpy as np
 import panel as pn
 import xarray as xr
 
-from ..axes import SCAN, TEMPLATE, step_of
+from ..axes import DETECTOR, SCAN, TEMPLATE, step_of
 from ..errors import InputError, SiteError
 from ..sites import read_sites
 from .choices import Choices, read_toml
@@ -25,6 +25,7 @@ from .run_panel import RunPanel
 from .server import guarded, say_errors
 
 METHODS = {"Pearson": "pearson", "mean-scaled": "mean-scaled", "ridge": "ridge"}
+METHOD_NAMES = {method: name for name, method in METHODS.items()}
 FULL = "Full data"
 UPLOADS = ".csv,.json,.cif,.toml"
 SIGMAS = (0.1, 1.5)  # angstrom
@@ -41,6 +42,7 @@ MESSAGES = """
 .note { background: var(--note); color: var(--note-ink); }
 """
 SHOWN = 1.8  # of the semi-angle, to where masks are shown at first
+CHOSEN = ".bk-btn.bk-active { background: #0072b2; color: #ffffff; box-shadow: none; }"
 LAMBDAS = (-3.0, 2.0)  # their decimal logarithm
 
 
@@ -161,6 +163,10 @@ class Page:
         else:
             self._doc.add_next_tick_callback(safe)
 
+    def on_click(self, button: Any, function: Callable[[], Any]) -> None:
+        """Do something where a button is clicked, in the page's own thread, in which maps may be changed."""
+        button.on_click(lambda event: self.later(function))
+
     def say(self, sentence: str, kind: str = "error") -> None:
         """Say something at the top of the page; nothing takes it away."""
         self._said_by_look = False
@@ -186,12 +192,16 @@ class Page:
         self.pattern = DetectorMap(engine.pacbed, theme, "pattern", engine.semi_angle, signed=False)
         if engine.semi_angle is not None:
             self.mask.zoom(SHOWN * engine.semi_angle)
-        self.sites = Sites(self.overview, lambda sites: self.choose(sites=sites))
+        self.sites = Sites(self.overview, guarded(self.say, lambda sites: self.choose(sites=sites)))
         self._over_result = self.sites.show_on(self.result)
         self._over_result.visible = False
-        self.region = Region(self.overview, self._region_moved)
-        self._detector_circles = self.pattern.circles("#56B4E9", self._detector_dragged, "Drag the detector's edges")
-        self._region_circle = self.mask.circles("#009E73", self._radius_dragged, "Drag the edge of the detector region")
+        self.region = Region(self.overview, guarded(self.say, self._region_moved))
+        self._detector_circles = self.pattern.circles(
+            "#56B4E9", guarded(self.say, self._detector_dragged), "Drag the detector's edges"
+        )
+        self._region_circle = self.mask.circles(
+            "#009E73", guarded(self.say, self._radius_dragged), "Drag the edge of the detector region"
+        )
         for scan in (self.overview, self.result, self.pixel):
             scan.on_tap(guarded(self.say, self._scan_tapped))
         for detector in (self.mask, self.pattern):
@@ -206,8 +216,8 @@ class Page:
 
     def _detector_tapped(self, ky: float, kx: float) -> None:
         image = self.engine.pixel_image(ky, kx)
-        place = f"ky {float(image.ky):.1f}, kx {float(image.kx):.1f} mrad"
-        self.pixel.show(image.assign_attrs(units="counts"), f"Pixel-STEM image at {place}", self.contrast.value)
+        place = ", ".join(f"{dim} {round(float(image[dim]), 1) + 0.0:g}" for dim in DETECTOR)
+        self.pixel.show(image.assign_attrs(units="counts"), f"Pixel-STEM image at {place} mrad", self.contrast.value)
 
     def _detector_dragged(self, number: int, radius: float) -> None:
         inner, outer = self.choices.detectors[self.detector.value]
@@ -247,38 +257,39 @@ class Page:
         engine, w = self.engine, pn.widgets
         names = list(self.choices.detectors) or list(engine.detectors())
         wide = {"sizing_mode": "stretch_width"}
-        self.detector = w.RadioButtonGroup(options=names, value=names[0], name="Detector", **wide)
-        self.angles = w.RangeSlider(name="Angles (mrad)", start=0.0, end=round(engine.reach, 2), step=0.1, **wide)
-        self.mode = w.RadioButtonGroup(options=["Look", "Edit sites"], value="Look", name="Mouse", **wide)
+        either = {"stylesheets": [CHOSEN], **wide}
+        self.detector = w.RadioButtonGroup(options=names, value=names[0], label="Detector", **either)
+        self.angles = w.RangeSlider(label="Angles (mrad)", start=0.0, end=round(engine.reach, 2), step=0.1, **wide)
+        self.mode = w.RadioButtonGroup(options=["Look", "Edit sites"], value="Look", label="Mouse", **either)
         activate(self.sites.tool, self.mode, "Edit sites")
         self.contrast = w.RangeSlider(
-            name="Contrast (percentiles)", start=0, end=100, value=(0.5, 99.5), step=0.5, **wide
+            label="Contrast (percentiles)", start=0, end=100, value=(0.5, 99.5), step=0.5, **wide
         )
-        self.kind = w.Select(name="Kind of column", options=[], **wide)
-        self.new_kind = w.TextInput(placeholder="name, such as Li", name="Name", **wide)
-        self.add_kind = w.Button(name="Add", width=60)
-        self.rename_kind = w.Button(name="Rename", width=72)
-        self.remove_kind = w.Button(name="Remove", width=72)
-        self.separation = w.FloatInput(name="Separation (Å)", value=1.5, start=0.1, step=0.1, width=110)
-        self.dark = w.Select(name="Columns are", options=["dark", "bright"], width=90)
-        self.find = w.Button(name="Find columns", **wide)
-        self.extend = w.Button(name="Fit lattice, extend to the scan", **wide)
-        self.file = w.FileInput(accept=UPLOADS, name="Sites (CSV, JSON), crystal (CIF) or recipe (TOML)", **wide)
-        self.zone = w.TextInput(name="Zone axis of a CIF", value="0 0 1", width=110)
-        self.use_region = w.Checkbox(name="Derive masks in a reference region alone")
-        self.method = w.RadioButtonGroup(options=list(METHODS), value="Pearson", name="Method", **wide)
-        self.sigma = w.FloatSlider(name="Sigma (Å)", start=SIGMAS[0], end=SIGMAS[1], step=0.01, **wide)
-        self.penalty = w.FloatSlider(name="log10 of lambda", start=LAMBDAS[0], end=LAMBDAS[1], step=0.05, **wide)
-        self.cross_validate = w.Button(name="Choose by cross-validation", **wide)
+        self.kind = w.Select(label="Kind of column", options=[], **wide)
+        self.new_kind = w.TextInput(placeholder="name, such as Li", label="Name", **wide)
+        self.add_kind = w.Button(label="Add", width=60)
+        self.rename_kind = w.Button(label="Rename", width=72)
+        self.remove_kind = w.Button(label="Remove", width=72)
+        self.separation = w.FloatInput(label="Separation (Å)", value=1.5, start=0.1, step=0.1, width=110)
+        self.dark = w.Select(label="Columns are", options=["dark", "bright"], width=90)
+        self.find = w.Button(label="Find columns", **wide)
+        self.extend = w.Button(label="Fit lattice, extend to the scan", **wide)
+        self.file = w.FileInput(accept=UPLOADS, label="Sites (CSV, JSON), crystal (CIF) or recipe (TOML)", **wide)
+        self.zone = w.TextInput(label="Zone axis of a CIF", value="0 0 1", width=110)
+        self.use_region = w.Checkbox(label="Derive masks in a reference region alone")
+        self.method = w.RadioButtonGroup(options=list(METHODS), value="Pearson", label="Method", **either)
+        self.sigma = w.FloatSlider(label="Sigma (Å)", start=SIGMAS[0], end=SIGMAS[1], step=0.01, **wide)
+        self.penalty = w.FloatSlider(label="log10 of lambda", start=LAMBDAS[0], end=LAMBDAS[1], step=0.05, **wide)
+        self.cross_validate = w.Button(label="Choose by cross-validation", **wide)
         self.radius = w.FloatSlider(
-            name="Detector region (mrad)", start=0.5, end=round(engine.reach, 2), step=0.1, **wide
+            label="Detector region (mrad)", start=0.5, end=round(engine.reach, 2), step=0.1, **wide
         )
-        self.whole = w.Checkbox(name="Whole detector")
-        self.with_sites = w.Checkbox(name="Sites", value=False)
-        self.shown = w.RadioButtonGroup(options=["Proxy", FULL], value="Proxy", name="Shown", disabled=True, **wide)
-        self.mean_pattern = w.Button(name="Mean pattern", width=110)
+        self.whole = w.Checkbox(label="Whole detector")
+        self.with_sites = w.Checkbox(label="Sites", value=False)
+        self.shown = w.RadioButtonGroup(options=["Proxy", FULL], value="Proxy", label="Shown", disabled=True, **either)
+        self.mean_pattern = w.Button(label="Mean pattern", width=110)
         self.busy = pn.pane.Str("")
-        self.dark_page = w.Button(name="Light" if self._theme == "dark" else "Dark", width=70)
+        self.dark_page = w.Button(label="Light" if self._theme == "dark" else "Dark", width=70)
         self.dark_page.js_on_click(args={}, code=reload_in("light" if self._theme == "dark" else "dark"))
         self._wire()
 
@@ -286,12 +297,9 @@ class Page:
         def on(widget: Any, function: Callable[[Any], Any]) -> None:
             def follow(event: Any) -> None:
                 if not self._quiet:
-                    guarded(self.say, function)(event.new)
+                    self.later(lambda: function(event.new))
 
             widget.param.watch(follow, "value")
-
-        def click(button: Any, function: Callable[[], Any]) -> None:
-            button.on_click(lambda event: guarded(self.say, function)())
 
         on(self.detector, lambda name: self._show_overview())
         on(self.angles, self._set_angles)
@@ -309,13 +317,13 @@ class Page:
         on(self.with_sites, lambda seen: setattr(self._over_result, "visible", seen))
         on(self.shown, lambda shown: self._show_look())
         on(self.file, lambda content: content and self._load(content, self.file.filename))
-        click(self.add_kind, self._add_kind)
-        click(self.rename_kind, self._rename_kind)
-        click(self.remove_kind, self._remove_kind)
-        click(self.find, self._find)
-        click(self.extend, self._extend)
-        click(self.cross_validate, lambda: self.choose(regularisation="cross-validated"))
-        click(self.mean_pattern, self._show_mean_pattern)
+        self.on_click(self.add_kind, self._add_kind)
+        self.on_click(self.rename_kind, self._rename_kind)
+        self.on_click(self.remove_kind, self._remove_kind)
+        self.on_click(self.find, self._find)
+        self.on_click(self.extend, self._extend)
+        self.on_click(self.cross_validate, lambda: self.choose(regularisation="cross-validated"))
+        self.on_click(self.mean_pattern, self._show_mean_pattern)
 
     def _show_kind(self, kind: str | None) -> None:
         self.sites.show(self.choices.sites, kind or "columns")
@@ -438,7 +446,7 @@ class Page:
                 kept = self.kind.value if self.kind.value in kinds else (kinds[0] if kinds else None)
                 self.kind.param.update(options=kinds, value=kept)
             self.sigma.value = float(np.clip(chosen.sigma, *SIGMAS))
-            self.method.value = next(name for name, method in METHODS.items() if method == chosen.method)
+            self.method.value = METHOD_NAMES[chosen.method]
             self.penalty.visible = self.cross_validate.visible = chosen.method == "ridge"
             if not isinstance(chosen.regularisation, str):
                 self.penalty.value = float(np.clip(np.log10(chosen.regularisation), *LAMBDAS))
@@ -453,7 +461,7 @@ class Page:
             self._quiet = False
         self.region.show(self._edges())
         self._region_circle.show([] if chosen.radius is None else [chosen.radius])
-        if before is None or before.sites != chosen.sites:
+        if before is None or not before.same_sites(chosen):
             self.sites.show(chosen.sites, self.kind.value or "columns")
         if before is None or before.detectors != chosen.detectors:
             self._show_overview()
@@ -503,7 +511,7 @@ class Page:
             return
         where = "full data" if look is self._full else self.on_proxy
         mask = look.mask.sel({TEMPLATE: kind})
-        self.mask.show(mask, f"{look.choices.method} mask of {kind}, {where}")
+        self.mask.show(mask, f"{METHOD_NAMES[look.choices.method]} mask of {kind}, {where}")
         self.result.show(look.image.sel({TEMPLATE: kind}), f"Image of {kind}, {where}", self.contrast.value)
 
     @property

@@ -16,7 +16,6 @@ from .choices import Choices
 from .engine import Look
 from .job import Job, JobProgress
 from .saving import save_recipe, save_shown
-from .server import guarded
 
 if TYPE_CHECKING:
     from .page import Page
@@ -42,16 +41,16 @@ class RunPanel:
         self._timer: Any = None
         self._done: tuple[Choices, Look] | None = None
         w, wide = pn.widgets, {"sizing_mode": "stretch_width"}
-        self.confirm = w.Button(name="Confirm on the full data", button_type="primary", **wide)
-        self.cancel = w.Button(name="Cancel", width=80, disabled=True)
+        self.confirm = w.Button(label="Confirm on the full data", color="primary", **wide)
+        self.cancel = w.Button(label="Cancel", width=80, disabled=True)
         self.progress = pn.indicators.Progress(value=0, max=100, active=False, **wide)
         self.status = pn.pane.HTML("", **wide)
-        self.save = w.Button(name="Save recipe, figures and numbers", **wide)
+        self.save = w.Button(label="Save recipe, figures and numbers", **wide)
         self.download = w.FileDownload(
             callback=self._recipe_file, filename="recipe.toml", label="Download the recipe", **wide
         )
         for button, function in ((self.confirm, self._confirm), (self.cancel, self._cancel), (self.save, self._save)):
-            button.on_click(lambda event, function=function: guarded(page.say, function)())
+            page.on_click(button, function)
 
     def panel(self) -> Any:
         """What Panel shows."""
@@ -94,7 +93,7 @@ class RunPanel:
         job = Job(lambda stage: run_recipe(recipe, self._out, overwrite=True, stage=stage))
         self._job = chosen, job.start()
         self.confirm.disabled, self.cancel.disabled = True, False
-        self._timer = pn.state.add_periodic_callback(guarded(self._page.say, self._look), period=POLL_MILLISECONDS)
+        self._timer = pn.state.add_periodic_callback(lambda: self._page.later(self._look), period=POLL_MILLISECONDS)
 
     def _cancel(self) -> None:
         if self._job is not None:

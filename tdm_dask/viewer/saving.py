@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import xarray as xr
 
 from ..plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
+from ..recipe import write_plain
 from .choices import Choices
 from .engine import Look
 
@@ -53,17 +55,16 @@ def save_shown(
     sites = None if look is None else look.choices.placed
     drawn = {"pacbed": plot_pacbed(pacbed, semi_angle=semi_angle)}
     drawn |= {f"image_{name}": plot_image(image, title=name, sites=sites) for name, image in conventional.items()}
-    numbers = xr.Dataset({f"conventional_{name}": image for name, image in conventional.items()})
+    groups = {"images": xr.Dataset({f"conventional_{name}": image for name, image in conventional.items()})}
     if look is not None:
         drawn["columns"] = plot_columns(look.image, look.mask, semi_angle=semi_angle)
         drawn["cross_talk"] = plot_cross_talk(look.table)
         for name in look.image["template"].values.tolist():
             drawn[f"image_{name}"] = plot_image(look.image.sel(template=name), title=name)
-            drawn[f"mask_{name}"] = plot_mask(
-                look.mask.sel(template=name), title=f"mask of {name}", semi_angle=semi_angle
-            )
-        numbers = numbers.merge({"mask": look.mask, "image": look.image}, compat="override", join="outer")
-        numbers = numbers.merge(look.table, compat="override")
+            mask = look.mask.sel(template=name)
+            drawn[f"mask_{name}"] = plot_mask(mask, title=f"mask of {name}", semi_angle=semi_angle)
+        groups["images"]["image"] = look.image
+        groups |= {"masks": look.mask.to_dataset(name="mask"), "evaluation": look.table}
     folder = out / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     files = [
@@ -71,14 +72,7 @@ def save_shown(
         for name, figure in drawn.items()
         for suffix in FORMATS
     ]
-    return [*files, _written(numbers.assign_attrs(counts=where), out / SHOWN)]
-
-
-def _written(numbers: xr.Dataset, path: Path) -> Path:
-    plain = numbers.drop_encoding()
-    for name, variable in plain.variables.items():
-        plain[name].attrs = {k: v for k, v in variable.attrs.items() if isinstance(v, str | int | float | list)}
-        if variable.dtype.kind == "U":
-            plain[name] = plain[name].astype(object)
-    plain.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
-    return path
+    shutil.rmtree(out / SHOWN, ignore_errors=True)
+    for group, numbers in groups.items():
+        write_plain(numbers.drop_encoding().assign_attrs(counts=where), out / SHOWN, group)
+    return [*files, out / SHOWN]
