@@ -1,4 +1,9 @@
-"""From pixels to units: the optic axis and the angles of the detector, the steps of the scan, the dose."""
+"""From pixels to units: the optic axis and the angles of the detector, the steps of the scan, the dose.
+
+Axes are numbers of pixels until then. `calibrate` finds the bright-field disk in the mean pattern: its middle is the
+optic axis, and its radius the convergence semi-angle, which gives the angle of a pixel. `reciprocal` turns angles into
+1/angstrom.
+"""
 
 from __future__ import annotations
 

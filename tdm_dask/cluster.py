@@ -1,4 +1,8 @@
-"""Schedulers: the one module that starts or joins them."""
+"""Schedulers: the one module that starts or joins them.
+
+`scheduler` is a `with` block in which everything computes on threads, on worker processes of this machine, on a running
+dask scheduler or on jobs of SLURM. What it starts, it starts at the first computation and ends with the block.
+"""
 
 from __future__ import annotations
 

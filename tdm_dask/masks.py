@@ -1,4 +1,9 @@
-"""Masks from templates and images from masks: the method of "Template-Derived Masks for 4D-STEM", labelled."""
+"""Masks from templates and images from masks: the method of "Template-Derived Masks for 4D-STEM", labelled.
+
+Every detector pixel has an image over the scan, that of a detector which had this pixel alone. `correlate` compares all
+of them with templates, in one read; `derive_mask` makes weights of what it finds; `apply_mask` sums every pattern under
+the weights, in one more; `transfer_mask` lays a mask of another scan on the detector of this one.
+"""
 
 from __future__ import annotations
 

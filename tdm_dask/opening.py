@@ -1,4 +1,8 @@
-"""Open a store or a vendor's file as lazy labelled counts."""
+"""Open a store or a vendor's file as lazy labelled counts.
+
+What is opened is lazy: headers and coordinates are read now, counts when something is computed of them, block by block
+inside the tasks. What a file says of itself, and what it leaves open, is in `attrs["findings"]`, in sentences.
+"""
 
 from __future__ import annotations
 

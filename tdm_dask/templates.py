@@ -1,4 +1,8 @@
-"""Templates: one weight per probe position, made from the sites of atom columns."""
+"""Templates: one weight per probe position, made from the sites of atom columns.
+
+Sites are (y, x) in angstrom, an array for each kind of column. A template is 1 near the sites and 0 elsewhere, or a sum
+of Gaussians, whose width tunes the balance of positive and negative weights in the mask.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Trying sites, widths and regions quickly: the counts that matter kept at hand, and both products in one call."""
+"""Trying sites, widths and regions quickly: the counts that matter kept at hand, and both products in one call.
+
+`proxy` reads the counts that matter once; what it gives goes wherever counts go. `column_images` makes masks and images
+of all counts, and is what confirms a choice.
+"""
 
 from __future__ import annotations
 

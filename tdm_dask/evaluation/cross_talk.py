@@ -1,4 +1,8 @@
-"""How well images keep atom columns apart."""
+"""How well images keep atom columns apart.
+
+R is the correlation of an image with a template, and G that of two templates, which a perfect image would have: what
+R exceeds G by is cross-talk.
+"""
 
 from __future__ import annotations
 

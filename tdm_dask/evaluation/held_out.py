@@ -1,4 +1,8 @@
-"""Masks from one part of the scan, or of its electrons, read on another."""
+"""Masks from one part of the scan, or of its electrons, read on another.
+
+An image of the very patterns that its mask was derived from shares their noise, and flatters the mask. Here each mask
+is applied to what it has not seen.
+"""
 
 from __future__ import annotations
 
