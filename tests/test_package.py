@@ -31,7 +31,7 @@ LAYERS = [
     {"columns"},
     {"simulation"},
     {
-        *("masks", "ridge", "symmetry", "aperture", "tuning", "streaming", "arrival"),
+        *("masks", "ridge", "ridge_tuning", "symmetry", "aperture", "tuning", "streaming", "arrival"),
         *("components", "matrix", "deflection", "phase"),
     },
     {"evaluation"},
@@ -39,7 +39,7 @@ LAYERS = [
     {"request"},
     {"recipe", "plan"},
     {"signals"},
-    {"report", "accessor", "describe", "session", "cli", "hyperspy", "__main__", "__init__"},
+    {"report", "accessor", "describe", "reference", "session", "cli", "hyperspy", "viewer", "__main__", "__init__"},
 ]
 
 
