@@ -513,6 +513,6 @@ def test_figures_of_deflections_have_units():
     com = deflections(*np.random.default_rng(0).normal(size=(2, 30, 40)))
     com[:, 3, 3] = np.nan
     axes = plot_deflection(com)
-    assert axes.figure.axes[1].get_ylabel() == "size (mrad)"
+    assert axes.child_axes[0].get_ylabel() == "size (mrad)"
     with pytest.raises(tdm.errors.InputError, match="component"):
         plot_deflection(com[0])

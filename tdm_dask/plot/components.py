@@ -12,7 +12,16 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from ..axes import DETECTOR, unit_of
 from ..components import COMPONENT
 from ..errors import InputError
-from .drawing import bare, draw_disk, draw_image, draw_mask, extent_lengths, extent_of, two_dimensional
+from .drawing import (
+    bare,
+    draw_disk,
+    draw_image,
+    draw_mask,
+    explain_detector,
+    extent_lengths,
+    extent_of,
+    two_dimensional,
+)
 from .style import COLOURS, SEQUENTIAL, new_figure, styled
 
 COLUMN = 1.55  # inches
@@ -32,7 +41,8 @@ def plot_components(
     components : xarray.Dataset
         As `principal_components` or `nonnegative_components` returned it.
     semi_angle : float, optional
-        Radius of the bright-field disk in mrad, drawn as a dashed circle. Default: that of the attributes.
+        Radius of the bright-field disk in mrad, drawn as a dashed circle; masks are shown to 1.25 times that. Default:
+        that of the attributes.
     figure : matplotlib Figure or SubFigure, optional
         To draw into. Default: a new one.
 
@@ -68,6 +78,7 @@ def plot_components(
         image_axes.set_title(f"{part[COMPONENT].item()}: {_percent(part['fraction'].item())}")
         _draw_weights(mask_axes, part["mask"], semi_angle)
         bare(mask_axes)
+        explain_detector(mask_axes, part["mask"], semi_angle, first=k == 0)
     return np.array([spectrum, *above, *below])
 
 

@@ -1,4 +1,4 @@
-"""What figures are put together from, each drawn into given Axes: images, sites, masks, disks, scale bars."""
+"""What figures are put together from, each drawn into given Axes: images, sites, masks, disks, rings, scale bars."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnchoredOffsetbox, DrawingArea, HPacker, TextArea
 from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from ..axes import DETECTOR, SCAN, TEMPLATE, step_of, unit_of
@@ -18,6 +22,9 @@ from ..errors import InputError
 from .style import COLOURS, DIVERGING, GREY, INK, MARKERS
 
 MICROMETRE = 1e4  # angstrom
+SHOWN = 1.25  # of the semi-angle, to where masks of the bright-field disk are shown
+DASHED = (0, (4, 3))
+SMALL = 6.5  # points, of the numbers of rings
 
 Sites = Mapping[str, Any]
 
@@ -27,6 +34,17 @@ def two_dimensional(array: xr.DataArray, dims: Sequence[str], what: str) -> np.n
     if set(array.dims) != set(dims):
         raise InputError(f"The {what} has dims {tuple(array.dims)}; one with dims {tuple(dims)} can be drawn.")
     return np.asarray(array.transpose(*dims).values, dtype=np.float64)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, a true minus, and no sign of a number that rounds to zero from below.
+
+    Examples
+    --------
+    >>> signed(-0.004, 2), signed(0.31, 1)
+    ('+0.00', '+0.3')
+    """
+    return f"{round(float(value), digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def name_of(array: xr.DataArray) -> str:
@@ -50,6 +68,12 @@ def extent_lengths(array: xr.DataArray) -> tuple[float, float]:
     """Height and width of a scan in the unit of its axes."""
     left, right, bottom, top = extent_of(array, SCAN)
     return abs(bottom - top), abs(right - left)
+
+
+def image_size(image: xr.DataArray, side: float) -> tuple[float, float]:
+    """Width and height in inches of an image whose longer side is `side`."""
+    height, width = extent_lengths(image)
+    return (side, side * height / width) if width >= height else (side * width / height, side)
 
 
 def draw_image(axes: Axes, image: xr.DataArray, *, bar: bool = True) -> AxesImage:
@@ -80,37 +104,38 @@ def label_detector(axes: Axes, array: xr.DataArray) -> None:
     axes.set_ylabel(f"ky ({unit_of(array, 'ky')})")
 
 
-def draw_scale_bar(axes: Axes, image: xr.DataArray) -> None:
-    """A bar below the image: inside, it would cover columns."""
-    height, width = extent_lengths(image)
-    length = _round_length(width / 4)
+def draw_scale_bar(axes: Axes, array: xr.DataArray, dims: Sequence[str] = SCAN) -> None:
+    """A bar below an image, or a mask with `dims` of the detector: inside, it would cover columns."""
+    left, right, bottom, top = extent_of(array, dims)
+    length = round_length(abs(right - left) / 4)
     axes.add_artist(
         AnchoredSizeBar(
             axes.transData,
             length,
-            _length_text(length, unit_of(image, "x")),
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            bbox_transform=axes.transAxes,
-            pad=0.0,
-            borderpad=0.35,
-            sep=2.5,
-            frameon=False,
-            size_vertical=height / 90,
+            length_text(length, unit_of(array, dims[1]), "probe positions" if dims == SCAN else "px"),
+            size_vertical=abs(bottom - top) / 90,
             color=INK,
+            sep=2.5,
+            **_below(axes),
         )
     )
 
 
-def _round_length(target: float) -> float:
+def _below(axes: Axes) -> dict[str, Any]:
+    """Where what explains a map without ticks is anchored."""
+    at = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": axes.transAxes}
+    return at | {"pad": 0.0, "borderpad": 0.35, "frameon": False}
+
+
+def round_length(target: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is not above `target`."""
     power = 10.0 ** np.floor(np.log10(target))
     return float(max(step * power for step in (1, 2, 5) if step * power <= target * (1 + 1e-9)))
 
 
-def _length_text(length: float, unit: str) -> str:
+def length_text(length: float, unit: str, pixels: str) -> str:
     if unit != "angstrom":
-        return f"{length:g} {'probe positions' if unit == 'px' else unit}"
+        return f"{length:g} {pixels if unit == 'px' else unit}"
     if length >= MICROMETRE:
         return f"{length / MICROMETRE:g} µm"
     return f"{length / 10:g} nm" if length >= 10 else f"{length:g} Å"
@@ -151,6 +176,137 @@ def draw_mask(axes: Axes, mask: xr.DataArray, semi_angle: float | None = None) -
     return picture
 
 
+def draw_mask_bare(
+    axes: Axes, mask: xr.DataArray, semi_angle: float | None, rings: Sequence[float] = (), *, first: bool
+) -> AxesImage:
+    """A mask without ticks, not far beyond the disk; the first of several says how large it is."""
+    picture = draw_mask(axes, mask, semi_angle)
+    bare(axes)
+    explain_detector(axes, mask, semi_angle, rings, first=first)
+    return picture
+
+
+def explain_detector(
+    axes: Axes, mask: xr.DataArray, semi_angle: float | None, rings: Sequence[float] = (), *, first: bool
+) -> None:
+    """How large what a bare map shows is: the first of several maps says it for all."""
+    draw_rings(axes, rings, numbered=first)
+    if semi_angle is not None and unit_of(mask, "kx") == "mrad":
+        show_disk(axes, semi_angle)
+        if first:
+            name_disk_below(axes, semi_angle)
+    elif first:
+        draw_scale_bar(axes, mask, DETECTOR)
+
+
 def draw_disk(axes: Axes, radius: float, colour: str) -> None:
-    """A dashed circle about the optic axis."""
-    axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=colour, linestyle=(0, (4, 3)), linewidth=0.8))
+    """A dashed circle about the optic axis; a light one has a dark edge, for bright patterns."""
+    disk = Circle((0, 0), radius, fill=False, edgecolor=colour, linestyle=DASHED, linewidth=0.8)
+    if colour != INK:
+        disk.set_path_effects([withStroke(linewidth=2.0, foreground=INK)])
+    axes.add_patch(disk)
+
+
+def show_disk(axes: Axes, semi_angle: float, least: float = 0.0) -> None:
+    """Show what is within 1.25 times the semi-angle, and no less than `least` mrad to every side."""
+    reach = max(SHOWN * semi_angle, least)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(reach, -reach)
+
+
+def semi_angle_text(semi_angle: float) -> str:
+    """What names the edge of the bright-field disk."""
+    return f"α = {semi_angle:.3g} mrad"
+
+
+def name_disk(axes: Axes, semi_angle: float, colour: str = INK) -> None:
+    """What the dashed circle is, in the lower left corner, which the disk leaves free."""
+    # On a detector that ends with the disk there would be no corner.
+    (left, right), (bottom, top), reach = axes.get_xlim(), axes.get_ylim(), SHOWN * semi_angle
+    axes.set(xlim=(min(left, -reach), max(right, reach)), ylim=(max(bottom, reach), min(top, -reach)))
+    text = axes.annotate(
+        semi_angle_text(semi_angle), (0, 0), (3, 3), xycoords="axes fraction", textcoords="offset points"
+    )
+    text.set(fontsize=7, color=colour, bbox=_plate("white" if colour == INK else INK))
+
+
+def name_disk_below(axes: Axes, semi_angle: float) -> None:
+    """What the dashed circle is, below a map without ticks."""
+    dashes = Line2D([0, 10], [0, 0], color=INK, linestyle=(0, (3.2, 2.2)), linewidth=0.8)
+    area = DrawingArea(10, 0, 0, 0)
+    area.add_artist(dashes)
+    text = TextArea(semi_angle_text(semi_angle), textprops={"color": INK, "size": 7})
+    both = HPacker(children=[area, text], align="center", pad=0, sep=2)
+    axes.add_artist(AnchoredOffsetbox(child=both, **_below(axes)))
+
+
+def name_edge(axes: Axes, place: float, text: str) -> None:
+    """Name an upright line at the top, on the side where there is more room."""
+    low, high = axes.get_xlim()
+    left = (place - low) / (high - low) > 0.7
+    axes.annotate(
+        text,
+        (place, 1),
+        (-3 if left else 3, -3),
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+        fontsize=7,
+        ha="right" if left else "left",
+        va="top",
+    )
+
+
+def ring_radii(mask: xr.DataArray, semi_angle: float | None, reach: float | None = None) -> list[float]:
+    """Round angles inside what is shown of a detector in mrad, none so near the semi-angle that the two run together.
+
+    Examples
+    --------
+    >>> from ..axes import axis_coordinate
+    >>> angles = {dim: axis_coordinate(dim, 47, 2.0, -46.0, "mrad") for dim in ("ky", "kx")}
+    >>> ring_radii(xr.DataArray(np.zeros((47, 47)), angles, ("ky", "kx")), semi_angle=21.4)
+    [10.0, 30.0, 40.0]
+    """
+    if unit_of(mask, "kx") != "mrad":
+        return []
+    reach = reach or max(abs(edge) for edge in extent_of(mask, DETECTOR))
+    step = round_length(reach / 2.5)
+    radii = step * np.arange(1, int(0.97 * reach / step) + 1)
+    return [float(r) for r in radii if semi_angle is None or abs(r - semi_angle) > 0.1 * reach]
+
+
+def draw_rings(axes: Axes, radii: Sequence[float], *, numbered: bool = True) -> None:
+    """Thin circles about the optic axis, each with its radius at its upper right, the outermost with the unit."""
+    if not len(radii):
+        return
+    angle = np.append(np.linspace(0, 2 * np.pi, 181), np.nan)
+    x, y = (np.concatenate([r * f(angle) for r in radii]) for f in (np.cos, np.sin))
+    axes.plot(x, y, color=INK, linewidth=0.5, alpha=0.6, scalex=False, scaley=False)
+    for radius in radii if numbered else ():
+        text = f"{radius:g}" + " mrad" * (radius == max(radii))
+        at = radius * np.sqrt(0.5)
+        axes.text(
+            at, -at, text, fontsize=SMALL, color=INK, ha="center", va="center", clip_on=True, bbox=_plate("white")
+        )
+
+
+def _plate(colour: str) -> dict[str, Any]:
+    """Behind a text on a map; its letters with an edge of their own would no longer be text in a vector file."""
+    return {"facecolor": colour, "edgecolor": "none", "alpha": 0.7, "boxstyle": "square,pad=0.12"}
+
+
+def draw_outline(axes: Axes, flags: xr.DataArray) -> None:
+    """Lines along the edges of the detector pixels that are flagged."""
+    inside = np.pad(two_dimensional(flags, DETECTOR, "flags") > 0, 1)
+    left, right, bottom, top = extent_of(flags, DETECTOR)
+    y, x = np.linspace(top, bottom, flags.sizes["ky"] + 1), np.linspace(left, right, flags.sizes["kx"] + 1)
+    lines = [((x[j], y[i]), (x[j + 1], y[i])) for i, j in np.argwhere(inside[:-1, 1:-1] != inside[1:, 1:-1])]
+    lines += [((x[j], y[i]), (x[j], y[i + 1])) for i, j in np.argwhere(inside[1:-1, :-1] != inside[1:-1, 1:])]
+    axes.add_collection(LineCollection(lines, colors=INK, linewidths=0.7, capstyle="round"))
+
+
+def draw_colour_bar(axes: Axes, picture: ScalarMappable, label: str, unit: str = "1", **options: Any) -> None:
+    """A colour bar as high as the map is, whatever room there is, with the quantity and its unit."""
+    unit = "" if unit in ("1", "") else f" ({unit})"
+    bar = axes.figure.colorbar(picture, cax=axes.inset_axes((1.04, 0.06, 0.055, 0.88)), label=label + unit, **options)
+    bar.outline.set_visible(False)
+    bar.ax.minorticks_off()

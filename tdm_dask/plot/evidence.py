@@ -12,14 +12,14 @@ from matplotlib.lines import Line2D
 
 from ..axes import DETECTOR, TEMPLATE
 from ..errors import InputError
-from .drawing import draw_mask, label_detector
+from .drawing import DASHED, draw_colour_bar, draw_mask, draw_outline, label_detector, name_disk, show_disk
 from .style import COLOURS, INK, MARKERS, SEQUENTIAL, figure_of, new_axes, styled
 
 SAME_PLACE = 0.8
 VERDICTS = {
     "supported": "#009E73",
     "not distinguished from other offsets": "#E69F00",
-    "not supported": "#8a8f96",
+    "not supported": "#4a4e54",
 }
 
 
@@ -43,6 +43,20 @@ def plot_offsets(scan: xr.Dataset, kind: str, *, of: str = "response", axes: Axe
     matplotlib Axes
         The cross is the assumed place; white outlines hold the places that are the same one, where the template
         overlaps with itself by 0.8 at least.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tdm_dask as tdm
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> steps = {d: axis_coordinate(d, 24, 0.25, 0.0, "angstrom") for d in ("y", "x")}
+    >>> sites = {"O": [(1 + 2 * i, 1 + 2 * j) for i in range(3) for j in range(3)]}
+    >>> template = tdm.gaussian_template(xr.DataArray(np.zeros((24, 24)), steps, ("y", "x")), sites, sigma=0.4)
+    >>> mean = 20 + 30 * template.values[0][:, :, None, None] * np.eye(8)
+    >>> angles = {d: axis_coordinate(d, 8, 5.0, -17.5, "mrad") for d in ("ky", "kx")}
+    >>> counts = tdm.label_counts(np.random.default_rng(0).poisson(mean).astype(np.uint16), steps | angles)
+    >>> plot_offsets(tdm.offset_scan(counts, template, (2.0, 2.0)), "O").get_xlabel()
+    'offset along x (Å)'
     """
     one = _of(scan, kind)
     ways = {"response": "response |ρ|", "own_response": "own response", "image_correlation": "R of the image"}
@@ -68,14 +82,8 @@ def plot_offsets(scan: xr.Dataset, kind: str, *, of: str = "response", axes: Axe
     axes.set_ylabel("offset along y (Å)")
     rank = {"response": "rank", "own_response": "own_rank", "image_correlation": "image_rank"}[of]
     axes.set_title(f"{kind}: {_as_strong(float(one[rank]))}")
-    _draw_bar(axes, picture, ways[of])
+    draw_colour_bar(axes, picture, ways[of])
     return axes
-
-
-def _draw_bar(axes: Axes, picture: Any, label: str) -> None:
-    """A colour bar as high as the map is, whatever room there is."""
-    bar = axes.figure.colorbar(picture, cax=axes.inset_axes((1.04, 0.06, 0.055, 0.88)), label=label)
-    bar.outline.set_visible(False)
 
 
 def _as_strong(rank: float) -> str:
@@ -111,21 +119,33 @@ def plot_significance(
     Returns
     -------
     matplotlib Axes
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tdm_dask as tdm
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> steps = {d: axis_coordinate(d, 24, 0.25, 0.0, "angstrom") for d in ("y", "x")}
+    >>> sites = {"O": [(1 + 2 * i, 1 + 2 * j) for i in range(3) for j in range(3)]}
+    >>> template = tdm.gaussian_template(xr.DataArray(np.zeros((24, 24)), steps, ("y", "x")), sites, sigma=0.4)
+    >>> mean = 20 + 30 * template.values[0][:, :, None, None] * np.eye(8)
+    >>> angles = {d: axis_coordinate(d, 8, 5.0, -17.5, "mrad") for d in ("ky", "kx")}
+    >>> counts = tdm.label_counts(np.random.default_rng(0).poisson(mean).astype(np.uint16), steps | angles)
+    >>> plot_significance(tdm.null_distribution(counts, sites, sigma=0.4, draws=20), "O").get_ylabel()
+    'ky (mrad)'
     """
     one = _of(null, kind)
     axes = new_axes(3.5, 2.9) if axes is None else axes
     z, significant = (one[name].transpose(*DETECTOR) for name in ("z", "significant"))
     picture = draw_mask(axes, z, semi_angle)
-    flags = significant.values
-    if flags.any() and min(flags.shape) > 1:
-        ky, kx = (z[d].values if d in z.coords else np.arange(z.sizes[d]) for d in DETECTOR)
-        axes.contour(kx, ky, flags.astype(float), levels=[0.5], colors=INK, linewidths=0.7)
+    if significant.values.any():
+        draw_outline(axes, significant)
     label_detector(axes, z)
     if semi_angle is not None:
-        axes.set_xlim(-1.15 * semi_angle, 1.15 * semi_angle)
-        axes.set_ylim(1.15 * semi_angle, -1.15 * semi_angle)
+        show_disk(axes, semi_angle)
+        name_disk(axes, semi_angle)
     axes.set_title(f"{kind}: p = {float(one['p']):.2g}")
-    _draw_bar(axes, picture, "ρ over rms of random sites")
+    draw_colour_bar(axes, picture, "ρ over rms of random sites")
     return axes
 
 
@@ -145,6 +165,20 @@ def plot_influence(found: xr.Dataset, *, axes: Axes | None = None) -> Axes:
     matplotlib Axes
         Mean moves of all columns of a kind, along y and along x, from those with the original template; the lines are
         those of data alone (slope 0) and of copies (slope 1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tdm_dask as tdm
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> steps = {d: axis_coordinate(d, 24, 0.25, 0.0, "angstrom") for d in ("y", "x")}
+    >>> y, x = np.meshgrid(steps["y"].values, steps["x"].values, indexing="ij")
+    >>> peak = np.exp(-((y - 3) ** 2 + (x - 3) ** 2) / (2 * 0.5**2))
+    >>> mean = np.stack([50 + 200 * peak, 150 - 100 * peak], -1)[:, :, None]
+    >>> counts = tdm.label_counts(np.random.default_rng(0).poisson(mean).astype(np.uint16), steps)
+    >>> found = tdm.template_influence(counts, {"O": [(3.0, 3.0)]}, sigma=0.5, radius=1.5)
+    >>> plot_influence(found).get_xlabel()
+    "move of the template's sites (Å)"
     """
     axes = new_axes(3.6, 3.2) if axes is None else axes
     reach = 0.0
@@ -169,7 +203,7 @@ def plot_influence(found: xr.Dataset, *, axes: Axes | None = None) -> Axes:
         handles.append(Line2D([], [], marker=marker, label=label.replace("-", "−"), linewidth=1.2, **style))
     reach = 1.12 * (reach or 1.0)
     for slope, text in ((0.0, "in the data"), (1.0, "a copy of the template")):
-        axes.axline((0, 0), slope=slope, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.axline((0, 0), slope=slope, color=INK, linewidth=0.8, linestyle=DASHED, zorder=1)
         angle, start = np.degrees(np.arctan(slope)), 0.06 if slope else -0.97
         axes.text(
             start * reach, start * reach * slope + 0.03 * reach, text, rotation=angle, rotation_mode="anchor",
@@ -202,6 +236,14 @@ def plot_verdicts(held_out: xr.DataArray, verdicts: xr.DataArray, *, axes: Axes 
     Returns
     -------
     matplotlib Axes
+
+    Examples
+    --------
+    >>> sets = {"set": ["true sites", "random sites"], "template": ["Li", "O"]}
+    >>> own = xr.DataArray([[0.9, 0.8], [0.1, 0.0]], sets, ("set", "template"))
+    >>> verdicts = own.copy(data=[["supported", "supported"], ["not supported", "not supported"]])
+    >>> [label.get_text() for label in plot_verdicts(own, verdicts).get_xticklabels()]
+    ['Li', 'O']
     """
     sets, kinds = ([str(n) for n in held_out[d].values] for d in ("set", TEMPLATE))
     own = axes is None

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from ..axes import TEMPLATE
 from ..errors import InputError
+from .drawing import DASHED, name_edge, semi_angle_text
 from .style import DIVERGING, GREY, INK, SEQUENTIAL, new_axes, styled
 
 SIZE = (4.6, 3.9)  # inches
@@ -142,7 +143,5 @@ def _label_columns(axes: Axes, view: xr.Dataset, columns: int) -> None:
     edge = view.attrs.get("semi_angle_mrad")
     if edge is not None and angle.min() < edge < angle.max():
         place = float(np.interp(edge, angle, middles))
-        axes.axvline(place, color=INK, linestyle=(0, (4, 3)), linewidth=0.8)
-        left = place > 0.7 * columns
-        offset, side = (-3 if left else 3, -3), "right" if left else "left"
-        axes.annotate("BF edge", (place, 0), offset, textcoords="offset points", fontsize=7, ha=side, va="top")
+        axes.axvline(place, color=INK, linestyle=DASHED, linewidth=0.8)
+        name_edge(axes, place, semi_angle_text(float(edge)))

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from .drawing import DASHED, signed
 from .style import COLOURS, INK, MARKERS, new_axes, styled
 
 GREY_POINT = "#9a9a9a"
@@ -30,6 +31,16 @@ def plot_occupancy(table: xr.Dataset, *, threshold: float = 10.0, axes: Axes | N
     Returns
     -------
     matplotlib Axes
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> states = ["intact", "intact", "intact", "vacancy"]
+    >>> parts = {"kind": ["O"] * 4, "group": [0] * 4, "state": states}
+    >>> parts |= {"occupancy": [1, 1, 1, 0.5], "ratio": [0, 1, -1, -20]}
+    >>> table = xr.Dataset({name: ("column", values) for name, values in parts.items()})
+    >>> plot_occupancy(table.set_coords(["kind", "group", "state"])).get_ylabel()
+    'deviation / scatter of intact'
     """
     axes = new_axes(4.6, 2.8) if axes is None else axes
     labels = []
@@ -44,12 +55,13 @@ def plot_occupancy(table: xr.Dataset, *, threshold: float = 10.0, axes: Axes | N
                 continue
             z = float(rows.ratio.values[place])
             axes.plot(number, z, "D", color=COLOURS[5], markersize=5, markeredgecolor=INK, markeredgewidth=0.5)
-            axes.annotate(f"{state} {z:+.0f}".replace("-", "−"), (number, z), (7, -2.5), textcoords="offset points")
-    for z, style in ((threshold, (0, (4, 3))), (-threshold, (0, (4, 3))), (0.0, "-")):
+            axes.annotate(f"{state} {signed(z, 0)}", (number, z), (7, -2.5), textcoords="offset points")
+    for z, style in ((threshold, DASHED), (-threshold, DASHED), (0.0, "-")):
         axes.axhline(z, color=INK, linewidth=0.5, linestyle=style, zorder=0)
     for state, marker, size in (("intact", "o", 2.8), ("near a defect", "x", 3.5)):
         axes.plot([], [], marker, color=GREY_POINT, markersize=size, mew=0.7, label=state)
-    axes.legend(loc="upper right", handletextpad=0.1)
+    axes.plot([], [], color=INK, linewidth=0.5, linestyle=DASHED, label=f"±{threshold:g}")
+    axes.legend(loc="upper right", handletextpad=0.4)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.5, len(labels) - 0.1)
     axes.margins(y=0.12)
@@ -81,6 +93,12 @@ def plot_detection(
     Returns
     -------
     matplotlib Axes
+
+    Examples
+    --------
+    >>> columns = {"O": ([0.0, 0.25, 0.5, 0.75], [-24, -18, -12, -6])}
+    >>> plot_detection(columns, limits={"O": 0.875}).get_xlabel()
+    'occupancy of the column'
     """
     axes = new_axes(3.4, 2.8) if axes is None else axes
     for number, (kind, (occupancy, ratio)) in enumerate(columns.items()):
@@ -102,7 +120,7 @@ def plot_detection(
             markeredgewidth=0.5,
             label=label,
         )
-    axes.axhspan(-threshold, threshold, color="#e6e6e6", zorder=0, linewidth=0)
+    axes.axhspan(-threshold, threshold, color="#e6e6e6", zorder=0, linewidth=0, label=f"within ±{threshold:g}")
     axes.axhline(0, color=INK, linewidth=0.5, zorder=0.5)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xlabel("occupancy of the column")

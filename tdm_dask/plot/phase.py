@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from ..axes import SCAN
 from ..errors import InputError
-from .drawing import bare, draw_scale_bar, extent_lengths, extent_of
+from .drawing import bare, draw_colour_bar, draw_scale_bar, extent_lengths, extent_of
 from .style import COLOURS, INK, SEQUENTIAL, new_axes, styled
 
 # Colours that stay apart on white, each with a dash of its own.
@@ -72,9 +72,7 @@ def plot_deflection(com: xr.DataArray, *, title: str | None = None, axes: Axes |
     bare(axes)
     draw_scale_bar(axes, com)
     axes.set_title(str(com.attrs.get("long_name", "")) if title is None else title)
-    unit = com.attrs.get("units", "1")
-    bar = axes.figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.03, label="size" + f" ({unit})" * (unit != "1"))
-    bar.outline.set_visible(False)
+    draw_colour_bar(axes, picture, "size", com.attrs.get("units", "1"))
     return axes
 
 
@@ -144,7 +142,7 @@ def plot_line_profiles(
     axes.spines[["top", "right"]].set_visible(False)
     if len(profiles) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    axes.set_title(title, pad=14 if sites else None)
+    axes.set_title(title, pad=16 if sites else None)
     return axes
 
 

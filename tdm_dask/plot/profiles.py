@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from ..axes import TEMPLATE
 from ..errors import InputError
 from ..profiles import ANGLE, radial_profile, scattering_angle
+from .drawing import DASHED, name_edge, semi_angle_text
 from .style import INK, new_axes, styled
 
 INTENSITY, CORRELATION = "#0072B2", "#D55E00"
@@ -37,7 +38,7 @@ def plot_radial_profile(
     correlations : Dataset
         What `correlate` gives, of one template.
     semi_angle : float, optional
-        Radius of the bright-field disk in mrad, drawn as a dashed line.
+        Radius of the bright-field disk in mrad, drawn as a dashed line and named.
     width : float (mrad) or str, optional
         Width of the rings of the means, as in `radial_profile`.
     marks : mapping of str to (float, float), optional
@@ -85,7 +86,7 @@ def plot_radial_profile(
     right.plot(profile[ANGLE], profile["rho"], color=CORRELATION, linewidth=1.0)
     right.axhline(0, color=CORRELATION, linewidth=0.4, alpha=0.6)
     if semi_angle is not None:
-        left.axvline(semi_angle, color=INK, linestyle=(0, (4, 3)), linewidth=0.8)
+        left.axvline(semi_angle, color=INK, linestyle=DASHED, linewidth=0.8)
     for label, (ky, kx) in (marks or {}).items():
         at: dict[str, Any] = {"ky": ky, "kx": kx, "method": "nearest"}
         x, y = float(np.hypot(ky, kx)), float(correlations["rho"].sel(**at))
@@ -98,5 +99,7 @@ def plot_radial_profile(
     right.set_ylabel("correlation ρ", color=CORRELATION)
     for side, colour in ((left, INTENSITY), (right, CORRELATION)):
         side.tick_params(axis="y", colors=colour)
+    if semi_angle is not None:
+        name_edge(left, semi_angle, semi_angle_text(semi_angle))
     left.set_title(title)
     return np.array([left, right])

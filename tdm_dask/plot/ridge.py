@@ -10,6 +10,7 @@ from ..axes import TEMPLATE
 from ..errors import InputError
 from ..evaluation.cross_talk import IMAGE
 from ..ridge import LAMBDA
+from .drawing import DASHED
 from .style import COLOURS, INK, MARKERS, new_figure, styled
 
 _MARKED_EVERY = 10  # curves are told apart by a marker now and then, with any colour vision
@@ -90,7 +91,7 @@ def _draw(axes: Axes, curve: xr.Dataset, panel: str, names: list[str]) -> None:
         )
         if panel == "loss":
             axes.plot(chosen, values[at], "o", markersize=6, markerfacecolor="none", markeredgecolor=INK)
-    axes.axvline(chosen, color=INK, linestyle=(0, (4, 3)), linewidth=0.8)
+    axes.axvline(chosen, color=INK, linestyle=DASHED, linewidth=0.8)
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xlabel("regularisation λ")

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 
 from ..axes import DETECTOR, SCAN
 from ..errors import InputError
-from .drawing import bare, draw_image, draw_mask, draw_scale_bar, extent_lengths
-from .style import COLOURS, INK, MARKERS, new_axes, new_figure, styled
+from .drawing import bare, draw_image, draw_mask, draw_scale_bar, explain_detector, extent_lengths
+from .style import COLOURS, INK, MARKERS, figure_of, new_axes, new_figure, styled
 
 _ROBUST = 99.5  # percentile of a mask's weights at which its colours end
 
@@ -46,12 +46,11 @@ def plot_series(
         Of curves by name, such as ``{"ABF": {"color": "black"}}``.
     title : str, default ""
     axes : matplotlib Axes, optional
-        To draw into. Default: those of a new figure.
+        To draw into, without a legend, which several panels can share. Default: those of a new figure, with one.
 
     Returns
     -------
     matplotlib Axes
-        Without a legend, which several panels can share.
 
     Raises
     ------
@@ -73,7 +72,8 @@ def plot_series(
         raise InputError(f"The curves have dims {tuple(curves.dims)}; expected ({over}, one other), with coordinates.")
     lines = curves.transpose(over, others[0])
     errors = None if spread is None else spread.transpose(over, others[0]).values
-    axes = new_axes(3.2, 2.4) if axes is None else axes
+    own = axes is None
+    axes = new_axes(3.2, 2.7) if axes is None else axes
     for number, name in enumerate(str(n) for n in lines[others[0]].values):
         looks: dict[str, Any] = {
             "color": COLOURS[number % len(COLOURS)],
@@ -92,6 +92,8 @@ def plot_series(
     axes.set_xlabel(_label(lines[over]))
     axes.set_ylabel(_label(lines))
     axes.set_title(title)
+    if own:
+        figure_of(axes).legend(loc="outside lower center", ncols=min(lines.shape[1], 4), columnspacing=1.2)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
@@ -115,7 +117,7 @@ def plot_image_series(
     over : str
         The dimension of the series, whose coordinate is written above the columns, with its `units`.
     semi_angle : float, optional
-        mrad; masks are drawn to 1.1 times that, with the edge of the disk.
+        mrad; masks are drawn to 1.25 times that, with the edge of the disk.
     size : float, default 1
         Width of each image in inches, in a figure of its own.
     figure : matplotlib Figure or SubFigure, optional
@@ -158,9 +160,7 @@ def plot_image_series(
         else:
             limit = float(np.percentile(abs(image.values), _ROBUST)) or 1.0
             draw_mask(axes, image, semi_angle).set_clim(-limit, limit)
-            if semi_angle is not None:
-                axes.set_xlim(-1.1 * semi_angle, 1.1 * semi_angle)
-                axes.set_ylim(1.1 * semi_angle, -1.1 * semi_angle)
+            explain_detector(axes, image, semi_angle, first=(row, column) == (rows - 1, 0))
         bare(axes)
     unit = drawn[over].attrs.get("units", "")
     for axes, value in zip(grid[0], drawn[over].values, strict=True):

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from ..axes import SCAN
 from ..columns.lattice import Lattice
 from ..sites import Sites, sites_by_kind
-from .drawing import draw_image, draw_sites, extent_lengths, extent_of, name_of
+from .drawing import draw_image, draw_sites, extent_of, image_size, name_of
 from .style import COLOURS, INK, new_axes, styled
 
 _ARROW = COLOURS[5]
@@ -56,10 +56,8 @@ def plot_sites(
     ['Pb', 'Ti']
     """
     kinds, single = sites_by_kind({k: v for k, v in sites.items() if len(v)} if isinstance(sites, dict) else sites)
-    height, width = extent_lengths(image)
-    side = 3.0
-    size = (side, side * height / width) if width >= height else (side * width / height, side)
-    axes = new_axes(size[0], size[1] + 0.8) if axes is None else axes
+    width, height = image_size(image, 3.0)
+    axes = new_axes(width, height + 0.8) if axes is None else axes
     draw_image(axes, image)
     handles = draw_sites(axes, image, kinds)
     if lattice is not None:
@@ -88,5 +86,8 @@ def _draw_vectors(axes: Axes, image: xr.DataArray, lattice: Lattice) -> None:
         style = {"arrowstyle": "-|>", "color": _ARROW, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", xy=end[::-1], xytext=start[::-1], arrowprops=style)
         beyond = end + 0.09 * (end - start) * np.hypot(*(ends[0] - start)) / np.hypot(*(end - start))
+        # A cell as large as the image would have its names outside.
+        inset = 0.04 * (bottom - top)
+        beyond = np.clip(beyond, (top + inset, left + inset), (bottom - inset, right - inset))
         label = axes.text(beyond[1], beyond[0], name, color=_ARROW, ha="center", va="center", style="italic", size=10)
         label.set_bbox({"facecolor": INK, "edgecolor": "none", "pad": 0.6, "alpha": 0.6})

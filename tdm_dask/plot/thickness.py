@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from .drawing import draw_disk, extent_of
+from .drawing import draw_colour_bar, draw_disk, extent_of, label_detector, name_disk
 from .style import COLOURS, DIVERGING, INK, SEQUENTIAL, new_axes, new_figure, styled
 
 _BAND = 2  # errors
@@ -36,13 +36,28 @@ def plot_misfit(
     matplotlib Axes
         The band is two standard deviations of each misfit's difference from the smallest, and the upright bar two of
         the thickness.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tdm_dask as tdm
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> angles = {d: axis_coordinate(d, 41, 1.0, -20.0, "mrad") for d in ("ky", "kx")}
+    >>> q = np.hypot(*np.meshgrid(angles["ky"], angles["kx"], indexing="ij"))
+    >>> t = np.arange(20.0, 62, 6)
+    >>> patterns = [np.exp(-((q / 9) ** 2)) * (2 + np.cos(q * s / 60)) for s in t]
+    >>> along = ("thickness", t, {"units": "nm"})
+    >>> library = xr.DataArray(patterns, angles | {"thickness": along}, ("thickness", "ky", "kx"))
+    >>> found = tdm.match_thickness(1e5 * library[3].drop_vars("thickness"), library, rotation=0, scale=1)
+    >>> plot_misfit(found, truth=38.0).get_xlabel()
+    'thickness (nm)'
     """
-    axes = new_axes(3.6, 2.7) if axes is None else axes
+    axes = new_axes(3.9, 2.9) if axes is None else axes
     t, misfit, error = (found[name].values for name in ("thickness", "misfit", "misfit_error"))
     best, spread = float(found["thickness_nm"]), float(found["thickness_error_nm"])
     line, band, mark = COLOURS[6], COLOURS[1], COLOURS[5]
     axes.fill_between(t, misfit - _BAND * error, misfit + _BAND * error, color=band, alpha=0.35, linewidth=0)
-    axes.plot(t, misfit, "o-", color=line, markersize=3, linewidth=1.0, label="simulated thicknesses, ±2 errors")
+    axes.plot(t, misfit, "o-", color=line, markersize=3, linewidth=1.0, clip_on=False, label="simulated, ±2 errors")
     axes.axvspan(best - _BAND * spread, best + _BAND * spread, color=mark, alpha=0.3, linewidth=0)
     axes.axvline(best, color=mark, linewidth=1.0, label="match, ±2 errors")
     if truth is not None:
@@ -52,7 +67,9 @@ def plot_misfit(
     axes.set_xlabel("thickness (nm)")
     axes.set_ylabel("misfit (reduced χ²)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right")
+    # Below, for the curve may go anywhere.
+    narrow = {"handlelength": 1.3, "handletextpad": 0.4, "columnspacing": 1.0, "borderaxespad": 0.0}
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.2), ncols=3, **narrow)
     axes.set_title(f"{best:.1f} ± {spread:.1f} nm" if title is None else title)
     return axes
 
@@ -75,6 +92,21 @@ def plot_matched_patterns(
     Returns
     -------
     array of three matplotlib Axes
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tdm_dask as tdm
+    >>> from tdm_dask.axes import axis_coordinate
+    >>> angles = {d: axis_coordinate(d, 41, 1.0, -20.0, "mrad") for d in ("ky", "kx")}
+    >>> q = np.hypot(*np.meshgrid(angles["ky"], angles["kx"], indexing="ij"))
+    >>> t = np.arange(20.0, 62, 6)
+    >>> patterns = [np.exp(-((q / 9) ** 2)) * (2 + np.cos(q * s / 60)) for s in t]
+    >>> along = ("thickness", t, {"units": "nm"})
+    >>> library = xr.DataArray(patterns, angles | {"thickness": along}, ("thickness", "ky", "kx"))
+    >>> found = tdm.match_thickness(1e5 * library[3].drop_vars("thickness"), library, rotation=0, scale=1)
+    >>> len(plot_matched_patterns(found, semi_angle=10))
+    3
     """
     measured, matched = found["measured"].values, found["matched"].values
     compared = np.isfinite(matched)
@@ -94,14 +126,12 @@ def plot_matched_patterns(
     for axes, (title, values, style) in zip(grid, panels, strict=True):
         axes.imshow(values, extent=extent, **(style or panels[0][2]))
         if semi_angle is not None:
-            draw_disk(axes, semi_angle, "white" if "−" not in title else INK)
+            colour = "white" if style is not panels[2][2] else INK
+            draw_disk(axes, semi_angle, colour)
+            name_disk(axes, semi_angle, colour)
+        label_detector(axes, found["measured"])
         axes.set_title(title)
-        axes.set_xlabel("kx (mrad)")
-    grid[0].set_ylabel("ky (mrad)")
-    for axes in grid[1:]:
-        axes.set_yticks([])
-    for last, label in ((grid[1], "mean counts"), (grid[2], "part of the measured")):
-        bar = figure.colorbar(last.images[0], ax=last, shrink=0.85, pad=0.03, label=label)
-        bar.ax.minorticks_off()
-        bar.outline.set_visible(False)
+        axes.label_outer()
+    draw_colour_bar(grid[1], grid[1].images[0], "mean counts per pixel", format="%g")
+    draw_colour_bar(grid[2], grid[2].images[0], "part of the measured counts")
     return grid
