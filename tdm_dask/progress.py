@@ -37,7 +37,9 @@ def silent(name: str, nbytes: int | None = None, *, kept: bool = True) -> Abstra
     return nullcontext()
 
 
-def progress_bar(name: str = "computing", nbytes: int | None = None) -> AbstractContextManager[None]:
+def progress_bar(
+    name: str = "computing", nbytes: int | None = None, *, kept: bool = True
+) -> AbstractContextManager[None]:
     """Show how far the computations inside a `with` block are: one line, in a terminal or a notebook.
 
     It counts the tasks of every dask graph that is computed in the block, whoever computes it: threads, processes or
@@ -51,6 +53,9 @@ def progress_bar(name: str = "computing", nbytes: int | None = None) -> Abstract
         Shown before the bar.
     nbytes : int, optional
         Bytes of counts that are read, such as ``counts.nbytes``, for a rate beside the time.
+    kept : bool, default True
+        What stages are told of what they make; a single bar has no use for it. So it may be given for the stages of
+        others: ``tdm_dask.run_recipe(recipe, out, stage=tdm_dask.progress_bar)``.
 
     Notes
     -----
@@ -64,14 +69,14 @@ def progress_bar(name: str = "computing", nbytes: int | None = None) -> Abstract
     >>> with progress_bar("mean pattern", counts.nbytes):
     ...     mean = tdm.pixel_statistics(counts)["mean"].compute()
     """
-    return ProgressBars().stage(name, nbytes)
+    return ProgressBars().stage(name, nbytes, kept=kept)
 
 
 class ProgressBars:
     """Bars one below the other, one per stage: name, share done, elapsed time, rate.
 
-    For work of several stages, such as ``tdm_dask.run_recipe(recipe, out, stage=bars.stage)``; around a single
-    computation goes :func:`progress_bar`.
+    For work of several stages of which one wants to know, at the end or after an error, those that were finished; around
+    a single computation goes :func:`progress_bar`.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from signals_for_tests import register
 
 import tdm_dask as tdm
 from tdm_dask import progress
-from tdm_dask.progress import ProgressBars, progress_bar
+from tdm_dask.progress import ProgressBars, progress_bar, silent
 
 ROOTS = [dask.delayed(np.sqrt)(value) for value in range(7)]
 
@@ -94,6 +95,14 @@ def test_a_cluster_that_does_not_answer_leaves_the_computation_alone(monkeypatch
         while gone.asked < 4:
             threading.Event().wait(0.001)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_everything_that_is_called_a_stage_takes_the_same():
+    stages = (silent, progress_bar, ProgressBars(enabled=False).stage)
+    for stage in stages:
+        with stage("name", 10, kept=False):
+            pass
+        assert list(inspect.signature(stage).parameters) == ["name", "nbytes", "kept"]
 
 
 # A log
