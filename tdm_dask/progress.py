@@ -75,8 +75,8 @@ def progress_bar(
 class ProgressBars:
     """Bars one below the other, one per stage: name, share done, elapsed time, rate.
 
-    For work of several stages of which one wants to know, at the end or after an error, those that were finished; around
-    a single computation goes :func:`progress_bar`.
+    For work of several stages of which one wants to know, at the end or after an error, which were finished; around a
+    single computation goes :func:`progress_bar`.
 
     Parameters
     ----------
