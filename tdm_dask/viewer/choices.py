@@ -12,7 +12,7 @@ import numpy as np
 
 from ..axes import SCAN, quantity
 from ..errors import RecipeError
-from ..masks import NORMALISATION_OF, Method
+from ..masks import NORMALISATION_OF, Method, Normalisation
 from ..recipe_file import Recipe, load_recipe
 from ..request import read_request
 from ..sites import Array
@@ -69,8 +69,7 @@ class Choices:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Choices) and self._plain() == other._plain()
 
-    def __hash__(self) -> int:
-        return hash(str(self._plain()))
+    __hash__ = None  # type: ignore[assignment]  # it holds arrays
 
     def _plain(self) -> dict[str, Any]:
         """Everything in values that compare as wholes."""
@@ -87,6 +86,18 @@ class Choices:
     def same_sites(self, other: Choices) -> bool:
         """Whether the sites are those of other choices, in the same order."""
         return self._plain()["sites"] == other._plain()["sites"]
+
+    def same_masks(self, other: Choices) -> bool:
+        """Whether masks and images are those of other choices: conventional detectors and the cell play no part."""
+        first, second = (
+            one.with_(sites=one.placed, detectors={}, cell=None, rest=_of_masks(one.rest)) for one in (self, other)
+        )
+        return first == second
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """That masks are applied with: the one that belongs to the method, unless a recipe asked for another."""
+        return self.rest.get("images", {}).get("normalisation", NORMALISATION_OF[self.method])
 
     @property
     def placed(self) -> dict[str, Array]:
@@ -110,7 +121,7 @@ class Choices:
             recipe["calibration"] = rest["calibration"]
         if self.detectors:
             recipe["detectors"] = {
-                name: f"annulus:{inner:.6g}:{outer:.6g}" if inner > 0 else f"disk:{outer:.6g}"
+                name: f"annulus:{float(inner)}:{float(outer)}" if inner > 0 else f"disk:{float(outer)}"
                 for name, (inner, outer) in self.detectors.items()
             }
         if not self.placed:
@@ -119,14 +130,14 @@ class Choices:
         recipe["templates"] = {"shape": "gaussian", "sigma": self.sigma, **rest.get("templates", {}), "sites": sites}
         masks: dict[str, Any] = {"method": self.method}
         if self.radius is not None:
-            masks["within"] = f"disk:{self.radius:.6g}"
+            masks["within"] = f"disk:{float(self.radius)}"
         if self.scan_region is not None:
             y0, y1, x0, x1 = self.scan_region
             masks["scan_region"] = {"y": [y0, y1], "x": [x0, x1]}
         if self.method == "ridge":
             masks |= {"regularisation": self.regularisation, **rest.get("masks", {})}
         recipe["masks"] = masks
-        recipe["images"] = {"normalisation": NORMALISATION_OF[self.method]}
+        recipe["images"] = {"normalisation": self.normalisation}
         if self.cell is not None:
             recipe["evidence"] = {"cell": np.asarray(self.cell).tolist(), **rest.get("evidence", {})}
         return recipe
@@ -182,21 +193,28 @@ def _rest(recipe: Recipe) -> dict[str, dict[str, Any]]:
         return {key: value for key, value in values.items() if value is not None}
 
     asked = recipe.evidence
+    usual = recipe.templates is None or recipe.images.normalisation == NORMALISATION_OF[recipe.masks.method]
     parts = {
         "": {key: value for key, value in (("title", recipe.title), ("notes", recipe.notes)) if value},
         "calibration": given(recipe.calibration, *vars(recipe.calibration)),
         "templates": {} if recipe.templates is None else given(recipe.templates, "all_name"),
         "masks": given(recipe.masks, "objective", "separate", "gain"),
+        "images": {} if usual else given(recipe.images, "normalisation"),
         "evidence": {} if asked is None or asked.draws == DRAWS else given(asked, "draws"),
     }
     return {name: part for name, part in parts.items() if part}
 
 
+def _of_masks(rest: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What of the rest decides masks and images."""
+    return {name: section for name, section in rest.items() if name in ("calibration", "masks", "images")}
+
+
 def _radius(within: str | None) -> float | None:
     if within is None:
         return None
-    kind, _, angle = within.partition(":")
-    if kind not in ("disk", "bf") or not angle:
+    kind, _, angle = within.lower().partition(":")
+    if kind.strip() not in ("disk", "bf") or not angle:
         raise RecipeError(f'[masks] within is "{within}"; the viewer has a disk, such as "disk:24", or no limit.')
     return quantity(angle, "mrad", "[masks] within")
 
@@ -211,7 +229,7 @@ def _region(given: Mapping[str, Any] | None) -> tuple[int, int, int, int] | None
 
 
 def _angles(name: str, text: str) -> tuple[float, float]:
-    kind, *numbers = text.split(":")
+    kind, *numbers = (part.strip() for part in text.lower().split(":"))
     angles = [quantity(number, "mrad", f"[detectors] {name}", positive=False) for number in numbers]
     if kind in ("disk", "bf") and len(angles) == 1:
         return 0.0, angles[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,12 +22,13 @@ from ..columns.lattice_fit import places_in_cell
 from ..errors import CalibrationError, InputError, SiteError
 from ..evaluation.cross_talk import cross_talk
 from ..evaluation.verdict import Evidence
-from ..masks import NORMALISATION_OF
 from ..ridge import LAMBDA
 from ..ridge_tuning import RidgeTuner
 from ..sites import Array
 from ..tuning import proxy_bytes
 from .choices import DETECTORS, Choices
+
+log = logging.getLogger(__name__)
 
 # Templates take sites up to this many sigma outside the scan.
 MARGIN = 3.0
@@ -117,7 +119,8 @@ class Engine:
     def __init__(self, small: xr.DataArray, bin: int = 1) -> None:
         check_calibrated(small, "the counts")
         self.counts, self.bin = small, bin
-        self._lock = threading.Lock()
+        # Two, for to make what ridge masks need takes seconds.
+        self._lock, self._ridge_lock = threading.Lock(), threading.Lock()
         self._conventional: dict[tuple[float, float], xr.DataArray] = {}
         self._ridge: tuple[Any, RidgeTuner] | None = None
         statistics = tdm.pixel_statistics(small)
@@ -144,12 +147,35 @@ class Engine:
         semi = self.semi_angle or self.reach / 3
         angles = {name: (inner * semi, min(outer * semi, self.reach)) for name, (inner, outer) in DETECTORS.items()}
         step = abs(step_of(self.counts, "kx"))
-        return {name: pair for name, pair in angles.items() if pair[1] - pair[0] >= step}
+        wide = {name: pair for name, pair in angles.items() if pair[1] - pair[0] >= step}
+        return wide or {"BF": (0.0, self.reach)}
 
     def first_choices(self) -> Choices:
         """What the page begins with where nothing was chosen before."""
         semi = self.semi_angle
         return Choices(detectors=self.detectors(), radius=None if semi is None else round(1.02 * semi, 3))
+
+    def fitted(self, choices: Choices) -> Choices:
+        """Choices from elsewhere, such as from a recipe, with a scan region inside this scan.
+
+        Raises
+        ------
+        InputError
+            If none of the region is inside.
+        """
+        if choices.regions is None:
+            return choices
+        ends: list[int] = []
+        for dim, asked in zip(SCAN, choices.regions, strict=True):
+            size = self.counts.sizes[dim]
+            start, stop, _ = asked.indices(size)
+            if stop <= start:
+                raise InputError(
+                    f"[masks] scan_region {dim} is [{asked.start}, {asked.stop}], of which the scan of {size} probe "
+                    f"positions along {dim} has none; choose another region."
+                )
+            ends += [start, stop]
+        return choices.with_(scan_region=(ends[0], ends[1], ends[2], ends[3]))
 
     def conventional(self, inner: float, outer: float) -> xr.DataArray:
         """Image (y, x) of a disk or annulus, in counts."""
@@ -186,7 +212,7 @@ class Engine:
         with noted() as notes:
             template = self.templates(choices)
             mask = self._masks(choices, template)
-        image = tdm.apply_mask(self.counts, mask, normalisation=NORMALISATION_OF[choices.method]).compute()
+        image = tdm.apply_mask(self.counts, mask, normalisation=choices.normalisation).compute()
         return Look(choices, mask, image, cross_talk(image, template), tuple(notes))
 
     def templates(self, choices: Choices) -> xr.DataArray:
@@ -205,7 +231,7 @@ class Engine:
             chosen = {key: asked[key] for key in ("objective", "separate", "gain") if key in asked}
             return tdm.derive_mask(self.counts, template, method="ridge", **chosen, **regions).compute()
         key = (choices.radius, choices.scan_region, gain)
-        with self._lock:  # one thread makes it, and the others wait for that
+        with self._ridge_lock:  # one thread makes it, and the others wait for that
             if self._ridge is None or self._ridge[0] != key:
                 self._ridge = None  # not two at a time
                 self._ridge = key, RidgeTuner(self.counts, gain=gain, **regions)
@@ -297,7 +323,9 @@ class Latest:
     work : callable
         Called with a request.
     done : callable
-        Called with the request and the result, or the exception, in that thread.
+        Called with the request and the result, or the exception, in that thread. What it raises is logged.
+    skip : bool, default True
+        If False, all requests are answered, one after the other.
 
     Examples
     --------
@@ -309,8 +337,8 @@ class Latest:
     [9]
     """
 
-    def __init__(self, work: Callable[[Any], Any], done: Callable[[Any, Any], None]) -> None:
-        self._work, self._done = work, done
+    def __init__(self, work: Callable[[Any], Any], done: Callable[[Any, Any], None], *, skip: bool = True) -> None:
+        self._work, self._done, self._skip = work, done, skip
         self._changed = threading.Condition()
         self._waiting: list[Any] = []
         self._closed = False
@@ -318,17 +346,18 @@ class Latest:
         self._thread.start()
 
     def ask(self, request: Any) -> None:
-        """Answer this next, and nothing that waits."""
+        """Answer this next, and nothing that waits; or after what waits, if nothing is to be skipped."""
         with self._changed:
-            self._waiting = [request]
+            self._waiting = [request] if self._skip else [*self._waiting, request]
             self._changed.notify()
 
-    def close(self) -> None:
-        """Answer what waits, and end."""
+    def close(self, *, wait: bool = True) -> None:
+        """End when what waits is answered, and wait for that; or without answering it, and without waiting."""
         with self._changed:
             self._closed = True
+            self._waiting = self._waiting if wait else []
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
+        if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _run(self) -> None:
@@ -338,9 +367,12 @@ class Latest:
                     self._changed.wait()
                 if not self._waiting:
                     return
-                request = self._waiting.pop()
+                request = self._waiting.pop(0)
             try:
                 answer = self._work(request)
             except Exception as error:
                 answer = error
-            self._done(request, answer)
+            try:
+                self._done(request, answer)
+            except Exception:  # as of a page that is gone
+                log.warning("An answer of the viewer came to nothing.", exc_info=True)
