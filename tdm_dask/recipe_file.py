@@ -159,11 +159,12 @@ class EvidenceSection:
     @property
     def vectors(self) -> np.ndarray:
         """The cell as two vectors (y, x) in angstrom: those that are given, or of a period along y and one along x."""
-        if all(isinstance(part, Sequence) and not isinstance(part, str) for part in self.cell):
-            if [len(part) for part in self.cell] != [2, 2]:
+        vectors = [part for part in self.cell if isinstance(part, Sequence) and not isinstance(part, str)]
+        if vectors:
+            if [len(vector) for vector in vectors] != [2, 2] or len(self.cell) != 2:
                 raise RecipeError(f"[evidence] cell is {self.cell}; expected two vectors [y, x], or a length for each.")
             what = "A number of [evidence] cell"
-            return np.array([[quantity(v, "angstrom", what, positive=False) for v in part] for part in self.cell])
+            return np.array([[quantity(v, "angstrom", what, positive=False) for v in vector] for vector in vectors])
         return np.diag(quantity_pair(self.cell, "angstrom", "[evidence] cell"))
 
     def __post_init__(self) -> None:

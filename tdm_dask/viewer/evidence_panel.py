@@ -63,7 +63,7 @@ class EvidencePanel:
 
     def changed(self) -> None:
         """Show what was found for what is chosen now, and nothing for what was chosen before."""
-        kind = self._page.kind.value
+        kind = self._page.sites.kind.value
         if self._found is None or self._found[0] != self._page.choices or kind not in self._found[1].sentences:
             self.verdict.object = ""
             self.offsets.clear()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import panel as pn
 import xarray as xr
 from bokeh.events import Tap
@@ -54,7 +55,7 @@ def palette(name: str) -> list[str]:
     return [mpl.colors.to_hex(colour) for colour in mpl.colormaps[name](np.linspace(0, 1, 256))]
 
 
-def reduced(values: Array, most: int = MOST_PIXELS) -> Array:
+def reduced(values: npt.NDArray[Any], most: int = MOST_PIXELS) -> npt.NDArray[Any]:
     """An image with at most so many pixels along each axis: means of neighbours.
 
     Examples
@@ -65,6 +66,14 @@ def reduced(values: Array, most: int = MOST_PIXELS) -> Array:
     fy, fx = (-(-size // most) for size in values.shape)
     ny, nx = values.shape[0] // fy, values.shape[1] // fx
     return np.asarray(values[: ny * fy, : nx * fx].reshape(ny, fy, nx, fx).mean((1, 3)))
+
+
+def _frame(array: xr.DataArray, dims: tuple[str, str]) -> dict[str, list[float]]:
+    """Where a reduced image is drawn: what is averaged over is whole, and what is left over at the far ends is not."""
+    left, right, bottom, top = extent_of(array, dims)
+    ny, nx = (size - size % -(-size // MOST_PIXELS) for size in (array.sizes[dim] for dim in dims))
+    height, width = (bottom - top) * ny / array.sizes[dims[0]], (right - left) * nx / array.sizes[dims[1]]
+    return {"x": [left], "y": [top], "dw": [width], "dh": [height]}
 
 
 class Map:
@@ -112,12 +121,9 @@ class Map:
         wheel = WheelZoomTool()
         self.figure.add_tools(wheel)
         self.figure.toolbar.active_scroll = wheel
-        self.source = ColumnDataSource({"image": [np.zeros((1, 1), np.float32)]})
+        self.source = ColumnDataSource({"image": [np.zeros((1, 1), np.float32)], **_frame(like, dims)})
         # Rows follow each other downwards, as does the axis.
-        picture = self.figure.image(
-            "image", source=self.source, x=left, y=min(top, bottom), dw=right - left, dh=abs(bottom - top),
-            color_mapper=mapper,
-        )  # fmt: skip
+        picture = self.figure.image("image", source=self.source, x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
         down, along = dims
         self.hover = HoverTool(renderers=[picture], attachment="horizontal")
         self.hover.tooltips = [(f"{down}, {along}", f"$y{{0.00}}, $x{{0.00}} {units}"), ("value", "@image{0.[0000]}")]
@@ -135,10 +141,10 @@ class Map:
         picture = pn.pane.Bokeh(self.figure, sizing_mode="scale_width", aspect_ratio=ratio, margin=0)
         return pn.Column(self.title, picture, sizing_mode="stretch_width", margin=0)
 
-    def values(self, array: xr.DataArray) -> Array:
+    def values(self, array: xr.DataArray) -> npt.NDArray[np.float32]:
         """Values of an array in the order of the map, and shows them."""
         values = np.asarray(array.transpose(*self.dims).values, np.float32)
-        self.source.data = {"image": [reduced(values)]}
+        self.source.data = {"image": [reduced(values)], **_frame(array, self.dims)}
         return values
 
     def on_tap(self, function: Callable[[float, float], None]) -> None:
@@ -158,7 +164,7 @@ class ScanMap(Map):
     def __init__(self, like: xr.DataArray, theme: Theme, name: str, shared: ScanMap | None = None) -> None:
         mapper = LinearColorMapper(palette=palette(GREY), low=0, high=1, nan_color="rgba(0,0,0,0)")
         super().__init__(like, SCAN, "Å", theme, mapper, name)
-        self._shown: Array = np.zeros(1)
+        self._shown = np.zeros(1, np.float32)
         if shared is not None:
             self.figure.x_range, self.figure.y_range = shared.figure.x_range, shared.figure.y_range
         left, right, bottom, top = self.edges
@@ -222,7 +228,7 @@ class Sites:
         kinds = [kind for kind, places in sites.items() for _ in places]
         places = np.concatenate([np.empty((0, 2)), *(np.asarray(p, np.float64).reshape(-1, 2) for p in sites.values())])
         colours = [self.colour(kind) for kind in kinds]
-        data = {"x": places[:, 1], "y": places[:, 0], "kind": kinds, "colour": colours}
+        data: dict[str, Any] = {"x": places[:, 1], "y": places[:, 0], "kind": kinds, "colour": colours}
         self._own = True
         try:
             # A new site is of the current kind as soon as it is drawn.

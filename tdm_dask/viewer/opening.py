@@ -19,19 +19,41 @@ from dask.utils import parse_bytes
 
 import tdm_dask as tdm
 
+from ..axes import DESCAN
 from ..blocks import Shards, ZarrArray
 from ..errors import InputError
 from ..lazy import source_of
-from ..progress import Stage, silent
-from ..store import is_store, stored_statistics
+from ..progress import Stage, progress_bar, silent
+from ..store import is_complete, is_store, stored_statistics
 from ..tuning import proxy_bytes
 from .choices import Choices
 from .engine import Engine, check_calibrated, fitting_bin
 from .saving import RECIPE
 
 MEMORY = "1 GiB"
-PROXY = "proxy"
+PROXY, DIGITS = "proxy", 12
 START_SECONDS = 60.0
+# The page in a notebook. It is at the host that the notebook is at, for cookies go to one site, if that is the machine
+# which the page is served on; else, as on a hub or a cluster, where jupyter-server-proxy serves it. The link leads to
+# the same place, and is all that stays where neither can be, or a notebook is not trusted to run scripts.
+FRAME = """<div>
+<iframe title="tdm view" style="width: 100%; height: {height}px; border: 0"></iframe>
+<p><a href="{link}" target="_blank" rel="noopener">Open the page in a tab of its own</a></p>
+<script>
+(async (part, asked) => {{
+  const [frame, link] = [part.querySelector("iframe"), part.querySelector("a")];
+  const said = document.getElementById("jupyter-config-data");
+  const base = (said && JSON.parse(said.textContent).baseUrl) || document.body.dataset.baseUrl || asked.base;
+  const direct = `http://${{location.hostname}}:${{asked.port}}/`;
+  const proxied = base && new URL(`${{base.replace(/\\/$/, "")}}/proxy/${{asked.port}}/`, location.href).href;
+  const local = location.protocol === "http:" && ["localhost", "127.0.0.1"].includes(location.hostname);
+  const there = local && await fetch(direct + "alive", {{mode: "no-cors"}}).then(() => true, () => false);
+  const place = there || !proxied ? local && direct : proxied;
+  if (!place) return frame.remove();
+  frame.src = link.href = place + asked.query;
+}})(document.currentScript.parentElement, {asked})
+</script>
+</div>"""
 
 
 def view_store(
@@ -72,11 +94,10 @@ def view_store(
     from .server import serve
 
     folder = _local_folder(out)
-    if not is_store(store):
-        raise InputError(f"{store} is no store; convert the file with tdm convert first, and view what that writes.")
+    opened = _opened(store)
     given = recipe or (folder / RECIPE if (folder / RECIPE).is_file() else None)
     choices = None if given is None else Choices.from_recipe(given)
-    counts = _calibrated(tdm.open(store), choices, store)
+    counts = _calibrated(opened, choices, store)
     pages = _Pages(counts, choices, source=_absolute(store), out=folder, bin=bin, memory=memory, stage=stage)
     serve(pages.make, port=port, origins=origins, browser=browser, title=f"{pages.title} - tdm view")
 
@@ -139,15 +160,15 @@ def view(
     (True, 'pearson')
     """
     path = counts if isinstance(counts, str | Path) else None
-    opened = tdm.open(counts) if isinstance(counts, str | Path) else counts
+    opened = _opened(counts) if isinstance(counts, str | Path) else counts
     place = path or _store_of(opened)
     folder = _local_folder(out or (f"{Path(str(place).rstrip('/')).stem}-view" if place is not None else "view"))
     given = recipe or (folder / RECIPE if (folder / RECIPE).is_file() else None)
     choices = None if given is None else Choices.from_recipe(given)
-    if path is not None:
-        opened = _calibrated(opened, choices, path)
+    if place is not None:
+        opened = _calibrated(opened, choices, place)
     source = None if place is None else _absolute(place)
-    pages = _Pages(opened, choices, source=source, out=folder, bin=bin, memory=memory, stage=silent)
+    pages = _Pages(opened, choices, source=source, out=folder, bin=bin, memory=memory, stage=progress_bar)
     return View(pages, port, height)
 
 
@@ -184,6 +205,9 @@ class View:
         started.wait(START_SECONDS)
         if failed:
             raise failed[0]
+        if not addresses:
+            self._stop.set()
+            raise InputError(f"The page was not there after {START_SECONDS:g} s; try again when the machine does less.")
         self._address = addresses[0]
         self.link: str = self._address.link
 
@@ -215,21 +239,12 @@ class View:
         return f"View({self.link})"
 
     def _repr_html_(self) -> str:
-        # The host that the notebook is at, for cookies go to one site; behind a hub, its proxy.
-        prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
-        path = f"{prefix}proxy/{self._address.port}/" if prefix else None
-        query = f"?token={self._address.token}"
-        where = (
-            json.dumps(f"{path}{query}")
-            if path
-            else f'location.protocol + "//" + location.hostname + ":{self._address.port}/{query}"'
-        )
-        link = html.escape(self.link)
-        return (
-            f'<iframe title="tdm view" style="width: 100%; height: {self._height}px; border: 0"></iframe>'
-            f"<script>document.currentScript.previousElementSibling.src = {where}</script>"
-            f'<p><a href="{link}" target="_blank">Open the page in a tab of its own</a></p>'
-        )
+        asked = {
+            "port": self._address.port,
+            "query": f"?token={self._address.token}",
+            "base": os.environ.get("JUPYTERHUB_SERVICE_PREFIX"),
+        }
+        return FRAME.format(link=html.escape(self.link), height=self._height, asked=json.dumps(asked))
 
 
 @dataclass
@@ -258,22 +273,25 @@ class _Pages:
         start = self.engine.first_choices()
         if self.first is not None:
             start = self.first if self.first.detectors else self.first.with_(detectors=start.detectors)
-        self.choices = start
+        self.choices = self.engine.fitted(start)
 
     def _proxy(self, size: int) -> xr.DataArray:
         """The counts in memory: as they are, from what an earlier page has kept, or read now."""
         if self.source is None or source_of(self.counts.data) is None:
             with self.stage("proxy", self.counts.nbytes):
                 return tdm.proxy(self.counts, bin=size)
-        kept = self.out / f"{PROXY}-{tokenize(self.counts.data, self.counts.coords.to_dataset(), size)[:12]}.zarr"
-        if not is_store(kept):
+        kept = self.out / f"{PROXY}-{tokenize(self.counts.data, self.counts.coords.to_dataset(), size)[:DIGITS]}.zarr"
+        if not (kept.is_dir() and is_complete(kept)):
             self.out.mkdir(parents=True, exist_ok=True)
-            for old in self.out.glob(f"{PROXY}-*.zarr"):
+            for old in self.out.glob(f"{PROXY}-{'[0-9a-f]' * DIGITS}.zarr"):  # no other one, which may be the user's
                 shutil.rmtree(old)
             with self.stage("proxy", self.counts.nbytes):
                 tdm.proxy(self.counts, bin=size, path=kept)
         with self.stage("load", proxy_bytes(self.counts, size)):
-            return tdm.proxy(tdm.open(kept))
+            # What is known of the counts may have changed since, though not the coordinates.
+            small = tdm.proxy(tdm.open(kept))
+            small.attrs = dict(self.counts.attrs)
+            return small
 
     def make(self) -> Any:
         """The page of a new tab."""
@@ -306,17 +324,24 @@ def _local_folder(out: str | Path) -> Path:
     return folder
 
 
+def _opened(store: str | Path) -> xr.DataArray:
+    if Path(store).exists() and not is_store(store):
+        raise InputError(f"{store} is no store; convert the file with tdm convert first, and view what that writes.")
+    return tdm.open(store)
+
+
 def _absolute(place: str | Path) -> str | Path:
     return place if "://" in str(place) else Path(place).absolute()
 
 
 def _calibrated(counts: xr.DataArray, choices: Choices | None, store: str | Path) -> xr.DataArray:
-    """The counts as the recipe calibrates them."""
+    """The counts as the recipe calibrates them; descan that it would measure first is not measured here."""
     known = dict(choices.rest.get("calibration", {})) if choices is not None else {}
-    known.pop("descan", None)
-    statistics = stored_statistics(store) if known else None
+    if known.pop("descan", None) is False:
+        counts = counts.drop_vars(DESCAN, errors="ignore")
     if not known:
         return counts
+    statistics = stored_statistics(store)
     pattern = None if statistics is None else statistics["pattern_mean"].values
     return tdm.calibrate(counts, **known, pacbed=pattern)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import importlib.metadata
 import importlib.resources
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,17 @@ import panel as pn
 import xarray as xr
 
 from ..axes import DETECTOR, SCAN, TEMPLATE, step_of
-from ..errors import InputError, SiteError
-from ..sites import read_sites
-from .choices import Choices, read_toml
+from .choices import Choices
 from .engine import Engine, Latest, Look
 from .evidence_panel import EvidencePanel
-from .maps import DetectorMap, Region, ScanMap, Sites, Theme, activate, reload_in
+from .maps import DetectorMap, Region, ScanMap, Theme, activate, reload_in
 from .run_panel import RunPanel
 from .server import guarded, say_errors
+from .sites_panel import SitesPanel
 
 METHODS = {"Pearson": "pearson", "mean-scaled": "mean-scaled", "ridge": "ridge"}
 METHOD_NAMES = {method: name for name, method in METHODS.items()}
 FULL = "Full data"
-UPLOADS = ".csv,.json,.cif,.toml"
 SIGMAS = (0.1, 1.5)  # angstrom
 CARD = {
     "background": "var(--card)",
@@ -81,10 +79,11 @@ class Page:
         self._doc = pn.state.curdoc
         self._look: Look | None = None
         self._full: Look | None = None
-        self._quiet = False
+        self.quiet = self._said_by_look = False
         self.message = pn.pane.HTML("", stylesheets=[MESSAGES], sizing_mode="stretch_width", margin=(0, 0))
         say_errors(self.say)
         self._latest = Latest(engine.look, self._looked)
+        self._overviews = Latest(lambda wanted: engine.conventional(*wanted[1:]), self._overview_made)
         self._slow = Latest(lambda work: work[0](), self._worked)
         self._make_maps()
         self._make_controls()
@@ -120,7 +119,7 @@ class Page:
                 self._latest.ask(self.choices)
         else:
             self._look = None
-            self._show_look()
+            self.show_look()
 
     def _lambda_chosen(self, value: float) -> None:
         self.choose(regularisation=value)
@@ -139,7 +138,7 @@ class Page:
         elif self._said_by_look:
             self.say("")
         self._said_by_look = bool(answer.notes)
-        self._show_look()
+        self.show_look()
 
     # What takes its time
 
@@ -167,6 +166,24 @@ class Page:
         """Do something where a button is clicked, in the page's own thread, in which maps may be changed."""
         button.on_click(lambda event: self.later(function))
 
+    def on_value(self, widget: Any, function: Callable[[Any], Any]) -> None:
+        """Do something with the value of a control that the user has changed, in the page's own thread."""
+
+        def follow(event: Any) -> None:
+            if not self.quiet:
+                self.later(lambda: function(event.new))
+
+        widget.param.watch(follow, "value")
+
+    @contextmanager
+    def setting(self) -> Iterator[None]:
+        """Controls that are set in the block are set by the page, not by the user."""
+        before, self.quiet = self.quiet, True
+        try:
+            yield
+        finally:
+            self.quiet = before
+
     def say(self, sentence: str, kind: str = "error") -> None:
         """Say something at the top of the page; nothing takes it away."""
         self._said_by_look = False
@@ -176,24 +193,24 @@ class Page:
         """Stop what works for this tab."""
         self.run.close()
         self._latest.close()
+        self._overviews.close()
         self._slow.close()
 
     # Maps
 
     def _make_maps(self) -> None:
         engine, theme = self.engine, Theme.named(self._theme)
-        self._said_by_look = False
         like = xr.DataArray(np.zeros(engine.counts.shape[:2]), {d: engine.counts[d] for d in SCAN}, SCAN)
         self._nothing = like
-        self.overview = ScanMap(like, theme, "overview")
+        self.overview: ScanMap = ScanMap(like, theme, "overview")
         self.result = ScanMap(like, theme, "result", shared=self.overview)
         self.pixel = ScanMap(like, theme, "pixel", shared=self.overview)
         self.mask = DetectorMap(engine.pacbed, theme, "mask", engine.semi_angle, signed=True)
         self.pattern = DetectorMap(engine.pacbed, theme, "pattern", engine.semi_angle, signed=False)
         if engine.semi_angle is not None:
             self.mask.zoom(SHOWN * engine.semi_angle)
-        self.sites = Sites(self.overview, guarded(self.say, lambda sites: self.choose(sites=sites)))
-        self._over_result = self.sites.show_on(self.result)
+        self.sites = SitesPanel(self)
+        self._over_result = self.sites.marks.show_on(self.result)
         self._over_result.visible = False
         self.region = Region(self.overview, guarded(self.say, self._region_moved))
         self._detector_circles = self.pattern.circles(
@@ -261,21 +278,10 @@ class Page:
         self.detector = w.RadioButtonGroup(options=names, value=names[0], label="Detector", **either)
         self.angles = w.RangeSlider(label="Angles (mrad)", start=0.0, end=round(engine.reach, 2), step=0.1, **wide)
         self.mode = w.RadioButtonGroup(options=["Look", "Edit sites"], value="Look", label="Mouse", **either)
-        activate(self.sites.tool, self.mode, "Edit sites")
+        activate(self.sites.marks.tool, self.mode, "Edit sites")
         self.contrast = w.RangeSlider(
             label="Contrast (percentiles)", start=0, end=100, value=(0.5, 99.5), step=0.5, **wide
         )
-        self.kind = w.Select(label="Kind of column", options=[], **wide)
-        self.new_kind = w.TextInput(placeholder="name, such as Li", label="Name", **wide)
-        self.add_kind = w.Button(label="Add", width=60)
-        self.rename_kind = w.Button(label="Rename", width=72)
-        self.remove_kind = w.Button(label="Remove", width=72)
-        self.separation = w.FloatInput(label="Separation (Å)", value=1.5, start=0.1, step=0.1, width=110)
-        self.dark = w.Select(label="Columns are", options=["dark", "bright"], width=90)
-        self.find = w.Button(label="Find columns", **wide)
-        self.extend = w.Button(label="Fit lattice, extend to the scan", **wide)
-        self.file = w.FileInput(accept=UPLOADS, label="Sites (CSV, JSON), crystal (CIF) or recipe (TOML)", **wide)
-        self.zone = w.TextInput(label="Zone axis of a CIF", value="0 0 1", width=110)
         self.use_region = w.Checkbox(label="Derive masks in a reference region alone")
         self.method = w.RadioButtonGroup(options=list(METHODS), value="Pearson", label="Method", **either)
         self.sigma = w.FloatSlider(label="Sigma (Å)", start=SIGMAS[0], end=SIGMAS[1], step=0.01, **wide)
@@ -294,20 +300,10 @@ class Page:
         self._wire()
 
     def _wire(self) -> None:
-        def on(widget: Any, function: Callable[[Any], Any]) -> None:
-            def follow(event: Any) -> None:
-                if not self._quiet:
-                    self.later(lambda: function(event.new))
-
-            widget.param.watch(follow, "value")
-
+        on = self.on_value
         on(self.detector, lambda name: self._show_overview())
         on(self.angles, self._set_angles)
-        on(self.contrast, lambda pair: [m.set_contrast(pair) for m in (self.overview, self.result, self.pixel)])
-        on(
-            self.kind,
-            lambda kind: (self.sites.show(self.choices.sites, kind), self._show_look(), self.evidence.changed()),
-        )
+        on(self.contrast, self._set_contrast)
         on(self.sigma, lambda value: self.choose(sigma=round(value, 4)))
         on(self.method, lambda name: self.choose(method=METHODS[name]))
         on(self.penalty, lambda power: self.choose(regularisation=float(f"{10**power:.4g}")))
@@ -315,120 +311,24 @@ class Page:
         on(self.whole, lambda whole: self.choose(radius=None if whole else self.radius.value))
         on(self.use_region, self._switch_region)
         on(self.with_sites, lambda seen: setattr(self._over_result, "visible", seen))
-        on(self.shown, lambda shown: self._show_look())
-        on(self.file, lambda content: content and self._load(content, self.file.filename))
-        self.on_click(self.add_kind, self._add_kind)
-        self.on_click(self.rename_kind, self._rename_kind)
-        self.on_click(self.remove_kind, self._remove_kind)
-        self.on_click(self.find, self._find)
-        self.on_click(self.extend, self._extend)
+        on(self.shown, lambda shown: self.show_look())
         self.on_click(self.cross_validate, lambda: self.choose(regularisation="cross-validated"))
         self.on_click(self.mean_pattern, self._show_mean_pattern)
 
-    def _show_kind(self, kind: str | None) -> None:
-        self.sites.show(self.choices.sites, kind or "columns")
-        self.evidence.changed()
-        self._show_look()
+    def _set_contrast(self, percentiles: tuple[float, float]) -> None:
+        for scan in (self.overview, self.result, self.pixel):
+            scan.set_contrast(percentiles)
 
     def _switch_region(self, used: bool) -> None:
         ny, nx = self.engine.counts.shape[:2]
         quarter = (ny // 4, max(3 * ny // 4, ny // 4 + 1), nx // 4, max(3 * nx // 4, nx // 4 + 1))
         self.choose(scan_region=quarter if used else None)
 
-    # Sites
-
-    def _named(self) -> str:
-        name = self.new_kind.value.strip()
-        if not name:
-            raise InputError("Type the name of a kind of column first, such as Li.")
-        return name
-
-    def _add_kind(self) -> None:
-        name = self._named()
-        if name not in self.choices.sites:
-            self.choose(sites={**self.choices.sites, name: np.empty((0, 2))})
-        self.kind.value, self.new_kind.value = name, ""
-
-    def _rename_kind(self) -> None:
-        name, old = self._named(), self.kind.value
-        if old is None:
-            raise SiteError("There is no kind to rename yet; add one.")
-        sites: dict[str, Any] = {}
-        for kind, places in self.choices.sites.items():
-            kind = name if kind == old else kind
-            sites[kind] = np.concatenate([sites[kind], places]) if kind in sites else places
-        self.choose(sites=sites)
-        self.kind.value, self.new_kind.value = name, ""
-
-    def _remove_kind(self) -> None:
-        self.choose(sites={kind: places for kind, places in self.choices.sites.items() if kind != self.kind.value})
+    # What is shown
 
     def current_image(self) -> xr.DataArray:
         """The conventional image that is shown."""
         return self.engine.conventional(*self.choices.detectors[self.detector.value])
-
-    def _find(self) -> None:
-        kind, chosen, image = self.kind.value or "columns", self.choices, self.current_image()
-        separation, contrast = self.separation.value, self.dark.value
-
-        def add(found: np.ndarray) -> None:
-            before = self.choices.sites.get(kind, np.empty((0, 2)))
-            self.choose(sites={**self.choices.sites, kind: np.concatenate([before, found])})
-            self.say(f"{len(found)} columns were found, and added to {kind}.", "note")
-
-        self.work("Finding columns", lambda: self.engine.peaks(image, chosen, separation, contrast), add)
-
-    def _extend(self) -> None:
-        chosen, image = self.choices, self.current_image()
-        separation, contrast = self.separation.value, self.dark.value
-
-        def taken(found: Choices) -> None:
-            self.choose(sites=found.sites, cell=found.cell)
-            cell = ", ".join(f"({y:.2f}, {x:.2f})" for y, x in found.cell)
-            self.say(f"The lattice repeats by (y, x) = {cell} Å; its sites fill the scan.", "note")
-
-        self.work("Fitting the lattice", lambda: self.engine.extended(image, chosen, separation, contrast), taken)
-
-    def _load(self, content: bytes, name: str) -> None:
-        suffix = Path(name).suffix.lower()
-        if suffix == ".toml":
-            self.take(read_toml(content, name, self.run.source or "counts"))
-            return
-        if suffix not in UPLOADS.split(","):
-            raise InputError(f"{name} is no file of sites; expected one of {UPLOADS}.")
-        if suffix == ".cif":
-            self._load_crystal(content)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"sites{suffix}"
-            path.write_bytes(content)
-            try:
-                sites = read_sites(path)
-            except SiteError as error:
-                raise SiteError(str(error).replace(str(path), name)) from None
-        self.choose(sites=sites, cell=None)
-        self.say(f"{sum(map(len, sites.values()))} sites of {', '.join(sites)} were loaded.", "note")
-
-    def _load_crystal(self, content: bytes) -> None:
-        words = self.zone.value.replace(",", " ").split()
-        if len(words) != 3 or not all(word.lstrip("-").isdigit() for word in words):
-            raise InputError(f'The zone axis is "{self.zone.value}"; expected three whole numbers such as 0 0 1.')
-        zone, chosen, image = tuple(int(word) for word in words), self.choices, self.current_image()
-        contrast = self.dark.value
-
-        def register() -> tuple[Choices, str]:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "crystal.cif"
-                path.write_bytes(content)
-                return self.engine.from_cif(path, zone, image, contrast, chosen)  # type: ignore[arg-type]
-
-        def taken(found: tuple[Choices, str]) -> None:
-            self.choose(sites=found[0].sites, cell=found[0].cell)
-            self.say(found[1], "note")
-
-        self.work("Laying the crystal over the image", register, taken)
-
-    # What is shown
 
     def _show_all(self) -> None:
         self._show_controls(None)
@@ -439,12 +339,7 @@ class Page:
     def _show_controls(self, before: Choices | None) -> None:
         """Set every control to what is chosen."""
         chosen = self.choices
-        self._quiet = True
-        try:
-            kinds = list(chosen.sites)
-            if list(self.kind.options) != kinds:
-                kept = self.kind.value if self.kind.value in kinds else (kinds[0] if kinds else None)
-                self.kind.param.update(options=kinds, value=kept)
+        with self.setting():
             self.sigma.value = float(np.clip(chosen.sigma, *SIGMAS))
             self.method.value = METHOD_NAMES[chosen.method]
             self.penalty.visible = self.cross_validate.visible = chosen.method == "ridge"
@@ -457,28 +352,31 @@ class Page:
             self.use_region.value = chosen.scan_region is not None
             if list(self.detector.options) != list(chosen.detectors) and chosen.detectors:
                 self.detector.param.update(options=list(chosen.detectors), value=next(iter(chosen.detectors)))
-        finally:
-            self._quiet = False
         self.region.show(self._edges())
         self._region_circle.show([] if chosen.radius is None else [chosen.radius])
         if before is None or not before.same_sites(chosen):
-            self.sites.show(chosen.sites, self.kind.value or "columns")
+            self.sites.show(chosen.sites)
         if before is None or before.detectors != chosen.detectors:
             self._show_overview()
 
     def _show_overview(self) -> None:
         name = self.detector.value
         inner, outer = self.choices.detectors[name]
-        self._quiet = True
-        try:
+        with self.setting():
             self.angles.value = (inner, outer)
-            semi = self.engine.semi_angle or outer
-            self.dark.value = "dark" if outer <= 1.05 * semi else "bright"
-        finally:
-            self._quiet = False
+        self.sites.expect(dark=outer <= 1.05 * (self.engine.semi_angle or outer))
         self._detector_circles.show([inner, outer])
-        image = self.engine.conventional(inner, outer)
-        self.overview.show(image, f"{name} ({inner:g}-{outer:g} mrad)", self.contrast.value)
+        self._overviews.ask((name, inner, outer))
+
+    def _overview_made(self, request: tuple[str, float, float], answer: Any) -> None:
+        name, inner, outer = request
+
+        def show() -> None:
+            if isinstance(answer, Exception):
+                raise answer
+            self.overview.show(answer, f"{name} ({inner:g}-{outer:g} mrad)", self.contrast.value)
+
+        self.later(show)
 
     def _show_mean_pattern(self) -> None:
         self.pattern.show(self.engine.pacbed.assign_attrs(units="counts"), "Mean pattern (PACBED), log scale")
@@ -490,15 +388,13 @@ class Page:
     def set_full(self, look: Look | None) -> None:
         """What the full data gave for what is chosen now; None where they gave nothing for it."""
         self._full = look
-        self._quiet = True
-        try:
+        with self.setting():
             self.shown.param.update(disabled=look is None, value=FULL if look is not None else "Proxy")
-        finally:
-            self._quiet = False
-        self._show_look()
+        self.show_look()
 
-    def _show_look(self) -> None:
-        look, kind = self.look(), self.kind.value
+    def show_look(self) -> None:
+        """Show the mask and the image of the kind that is chosen, and the table of all."""
+        look, kind = self.look(), self.sites.kind.value
         names = [] if look is None else [str(name) for name in look.image[TEMPLATE].values]
         self.evidence.show(look)
         if look is None or kind not in names:
@@ -533,8 +429,7 @@ class Page:
         left = column(
             card(
                 self.overview.panel(), self.detector, self.angles, self.contrast, self.mode,
-                row(self.kind, self.new_kind, **wide), row(self.add_kind, self.rename_kind, self.remove_kind),
-                row(self.separation, self.dark, self.zone), row(self.find, self.extend, **wide), self.file,
+                self.sites.panel(),
             ),
             card(self.pixel.panel()),
             **wide,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -16,6 +17,26 @@ from .engine import Look
 
 RECIPE, FIGURES, SHOWN = "recipe.toml", "figures", "shown.zarr"
 FORMATS = ("png", "svg")
+LONGEST = 60  # characters of a name; a letter may be four of the 255 bytes that file systems have
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Names of files for names of any kind: without what is no part of one, not too long, each once.
+
+    Examples
+    --------
+    >>> file_names(["mask_P+O", "mask_a/b", "mask_a:b"])
+    ['mask_P+O', 'mask_a_b', 'mask_a_b-2']
+    """
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^\w.+-]", "_", name)[:LONGEST]
+        taken, number, unique = {other.casefold() for other in found}, 1, plain
+        while unique.casefold() in taken:
+            number += 1
+            unique = f"{plain}-{number}"
+        found.append(unique)
+    return found
 
 
 def save_recipe(choices: Choices, source: str | Path, out: Path) -> Path:
@@ -53,9 +74,13 @@ def save_shown(
     list of Path
     """
     sites = None if look is None else look.choices.placed
-    drawn = {"pacbed": plot_pacbed(pacbed, semi_angle=semi_angle)}
+    drawn: dict[str, Any] = {"pacbed": plot_pacbed(pacbed, semi_angle=semi_angle)}
     drawn |= {f"image_{name}": plot_image(image, title=name, sites=sites) for name, image in conventional.items()}
-    groups = {"images": xr.Dataset({f"conventional_{name}": image for name, image in conventional.items()})}
+    groups = {"images": xr.Dataset()}
+    if conventional:
+        names = xr.DataArray(list(conventional), dims="detector", name="detector", attrs={"long_name": "detector"})
+        parts = [image.reset_coords(drop=True) for image in conventional.values()]
+        groups["images"]["virtual"] = xr.concat(parts, names, combine_attrs="drop_conflicts")
     if look is not None:
         drawn["columns"] = plot_columns(look.image, look.mask, semi_angle=semi_angle)
         drawn["cross_talk"] = plot_cross_talk(look.table)
@@ -68,8 +93,8 @@ def save_shown(
     folder = out / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     files = [
-        save_figure(figure, folder / (re.sub(r"[^\w.+-]", "_", name) + f".{suffix}"))
-        for name, figure in drawn.items()
+        save_figure(figure, folder / f"{name}.{suffix}")
+        for name, figure in zip(file_names(drawn), drawn.values(), strict=True)
         for suffix in FORMATS
     ]
     shutil.rmtree(out / SHOWN, ignore_errors=True)
