@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import importlib.util
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -277,19 +279,30 @@ def test_a_page_that_cannot_be_made_says_why_in_its_tab(browser):
 def test_what_a_tab_holds_goes_with_it(monkeypatch):
     monkeypatch.setattr(server, "KEPT_SECONDS", 0.05)
     monkeypatch.setattr(server, "LOOK_SECONDS", 0.05)
-    made, gone = [], []
+    tabs, gone = [], []
+
+    class Tab:
+        def __init__(self):
+            self.document = pn.state.curdoc
+            self.message = pn.pane.Str("")
+            say_errors(self.say)
+
+        def say(self, sentence):
+            self.message.object = sentence
 
     def page():
-        made.append(pn.state.curdoc)
-        pn.state.on_session_destroyed(lambda context: gone.append(context))
-        return make_page()
+        tab = Tab()
+        tabs.append(weakref.ref(tab))
+        pn.state.on_session_destroyed(lambda context: gone.append(True))
+        return pn.Column(tab.message, pn.widgets.IntSlider(start=0, end=10))
 
     with served(page) as address:
         _, headers, _ = ask(address, f"/?token={address.token}")
         for _ in range(3):
             assert ask(address, "/", Cookie=headers["Set-Cookie"].split(";")[0])[0] == 200
         until(lambda: len(gone) == 3)
-    assert len(made) == 3
+        until(lambda: gc.collect() >= 0 and not any(tab() for tab in tabs))
+    assert len(tabs) == 3
 
 
 def test_a_tab_that_lost_its_connection_goes_on_where_it_was(browser):

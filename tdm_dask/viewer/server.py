@@ -308,8 +308,18 @@ def guarded(say: Callable[[str], Any], function: Callable[..., Any]) -> Callable
 def say_errors(say: Callable[[str], Any]) -> None:
     """Have what Panel's callbacks of this tab raise said as :func:`guarded` says it; call it where the page is made."""
     import panel as pn
+    from panel.io.state import set_curdoc
 
+    document = pn.state.curdoc
     pn.config.exception_handler = lambda error: say(_told(error))
+
+    def forget(context: Any) -> None:
+        # Panel keeps what is set for a tab as long as its document is there, which `say` may hold.
+        with set_curdoc(document):
+            pn.config.exception_handler = None
+
+    if document is not None:
+        document.on_session_destroyed(forget)
 
 
 def _told(error: BaseException) -> str:
