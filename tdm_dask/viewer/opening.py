@@ -21,7 +21,7 @@ import tdm_dask as tdm
 
 from ..axes import DESCAN
 from ..blocks import Shards, ZarrArray
-from ..errors import InputError
+from ..errors import InputError, StoreError
 from ..lazy import source_of
 from ..progress import Stage, progress_bar, silent
 from ..store import is_complete, is_store, stored_statistics
@@ -47,7 +47,7 @@ FRAME = """<div>
   const direct = `http://${{location.hostname}}:${{asked.port}}/`;
   const proxied = base && new URL(`${{base.replace(/\\/$/, "")}}/proxy/${{asked.port}}/`, location.href).href;
   const local = location.protocol === "http:" && ["localhost", "127.0.0.1"].includes(location.hostname);
-  const there = local && await fetch(direct + "alive", {{mode: "no-cors"}}).then(() => true, () => false);
+  const there = local && await fetch(direct + asked.query, {{mode: "no-cors"}}).then(() => true, () => false);
   const place = there || !proxied ? local && direct : proxied;
   if (!place) return frame.remove();
   frame.src = link.href = place + asked.query;
@@ -281,17 +281,22 @@ class _Pages:
             with self.stage("proxy", self.counts.nbytes):
                 return tdm.proxy(self.counts, bin=size)
         kept = self.out / f"{PROXY}-{tokenize(self.counts.data, self.counts.coords.to_dataset(), size)[:DIGITS]}.zarr"
-        if not (kept.is_dir() and is_complete(kept)):
-            self.out.mkdir(parents=True, exist_ok=True)
-            for old in self.out.glob(f"{PROXY}-{'[0-9a-f]' * DIGITS}.zarr"):  # no other one, which may be the user's
-                shutil.rmtree(old)
-            with self.stage("proxy", self.counts.nbytes):
-                tdm.proxy(self.counts, bin=size, path=kept)
+        if kept.is_dir() and is_complete(kept):
+            with suppress(StoreError):  # it was damaged: then it is made anew
+                return self._loaded(kept, size)
+        self.out.mkdir(parents=True, exist_ok=True)
+        for old in self.out.glob(f"{PROXY}-{'[0-9a-f]' * DIGITS}.zarr"):  # no other one, which may be the user's
+            shutil.rmtree(old)
+        with self.stage("proxy", self.counts.nbytes):
+            tdm.proxy(self.counts, bin=size, path=kept)
+        return self._loaded(kept, size)
+
+    def _loaded(self, kept: Path, size: int) -> xr.DataArray:
         with self.stage("load", proxy_bytes(self.counts, size)):
-            # What is known of the counts may have changed since, though not the coordinates.
             small = tdm.proxy(tdm.open(kept))
-            small.attrs = dict(self.counts.attrs)
-            return small
+        # What is known of the counts besides their axes may have changed since.
+        small.attrs = dict(self.counts.attrs)
+        return small
 
     def make(self) -> Any:
         """The page of a new tab."""
