@@ -366,3 +366,18 @@ def test_likeness_does_not_mind_a_shift_of_a_pixel_but_a_line_that_is_missing():
     assert unlike(line, plain) > SEVERAL
     assert unlike(line, plain[1:]) > SEVERAL
     assert np.abs(read(io.BytesIO(stored(line))) - line).max() < 0.01
+
+
+def test_texts_that_overlap_are_found():
+    figure = new_figure(3, 2)
+    axes = figure.add_subplot()
+    slanted = {"rotation": 45, "rotation_mode": "anchor", "ha": "left", "va": "bottom"}
+    places = {"one": (0.2, 0.2, {}), "two": (0.22, 0.21, {}), "far": (0.7, 0.9, {}), "slanted": (0.4, 0.2, slanted)}
+    # Inside the upright box around the slanted text, but below it.
+    places["below"] = (0.57, 0.2, {})
+    texts = {name: axes.text(x, y, name, **style) for name, (x, y, style) in places.items()}
+    assert set(texts.values()) <= set(texts_of(figure))
+    outlines = {name: outline(text, figure.canvas.get_renderer()) for name, text in texts.items()}
+    assert [pair for pair in itertools.combinations(outlines, 2) if overlap(*(outlines[name] for name in pair))] == [
+        ("one", "two")
+    ]

@@ -150,7 +150,7 @@ def plot_columns(
         Radius of the bright-field disk in mrad. The masks are shown to 1.25 times that.
     rings : sequence of float, optional
         Scattering angles in mrad of thin circles in the masks, numbered in the first; ``()`` for none. Default: round
-        angles inside what is shown.
+        angles inside what is shown; none without `semi_angle`.
     across : int, optional
         How many templates stand side by side before a new band of images over masks begins. Default: up to six, or
         in several bands as equal as they can be with at most five; all in a figure that is given.
@@ -196,7 +196,7 @@ def plot_columns(
         unused.remove()
     grid = grid[:, : len(names)]
     if rings is None:
-        rings = ring_radii(masks, angle, SHOWN * angle if angle is not None else None)
+        rings = () if angle is None else ring_radii(masks, angle, SHOWN * angle)
     for position, name in enumerate(names):
         image, mask = images.isel({TEMPLATE: position}), masks.isel({TEMPLATE: position})
         above, below = grid[:, position]

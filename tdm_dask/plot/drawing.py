@@ -280,13 +280,14 @@ def draw_rings(axes: Axes, radii: Sequence[float], *, numbered: bool = True) -> 
         return
     angle = np.append(np.linspace(0, 2 * np.pi, 181), np.nan)
     x, y = (np.concatenate([r * f(angle) for r in radii]) for f in (np.cos, np.sin))
-    axes.plot(x, y, color=INK, linewidth=0.5, alpha=0.6, scalex=False, scaley=False)
+    # With a light edge, which shows on strong colours.
+    light = [withStroke(linewidth=1.3, foreground="white", alpha=0.4)]
+    axes.plot(x, y, color=INK, linewidth=0.5, alpha=0.6, path_effects=light, scalex=False, scaley=False)
     for radius in radii if numbered else ():
         text = f"{radius:g}" + " mrad" * (radius == max(radii))
         at = radius * np.sqrt(0.5)
-        axes.text(
-            at, -at, text, fontsize=SMALL, color=INK, ha="center", va="center", clip_on=True, bbox=_plate("white")
-        )
+        style: dict[str, Any] = {"fontsize": SMALL, "color": INK, "bbox": _plate("white")}
+        axes.text(at, -at, text, ha="center", va="center", clip_on=True, **style)
 
 
 def _plate(colour: str) -> dict[str, Any]:

@@ -84,7 +84,9 @@ class _Shown:
 
 
 class _ShownFigure(_Shown, Figure):
-    """A figure."""
+    """A figure, whose Axes have the style of this package whoever adds them."""
+
+    add_subplot = styled(Figure.add_subplot)
 
 
 class _ShownAxes(_Shown, Axes):
