@@ -1,11 +1,13 @@
-"""How counts come to the viewer, are read once, kept and taken up again; what cannot be viewed; how notebooks show it."""
+"""How counts come to the viewer, are kept and taken up again, what cannot be viewed, and how notebooks show it."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.server
 import re
 import threading
+import weakref
 from pathlib import Path
 from unittest import mock
 
@@ -233,6 +235,19 @@ def test_a_view_knows_its_recipe_and_ends(store, tmp_path, monkeypatch):
             _ = view.recipe
     view.close()
     assert not view._thread.is_alive()
+
+
+def test_a_cell_that_runs_again_has_one_page_and_one_proxy(store, tmp_path):
+    first = tdm.view(store, out=tmp_path / "out")
+    held = weakref.ref(first._pages.engine)
+    first._pages._remember(first.choices.with_(sites=SITES))
+    with tdm.view(store, out=tmp_path / "out") as second, tdm.view(store, out=tmp_path / "other"):
+        assert not first._thread.is_alive()
+        assert second._thread.is_alive()
+        gc.collect()
+        assert held() is None
+        assert first.choices.same_sites(Choices(sites=SITES))  # though the view is kept, as notebooks keep them
+    first.close()
 
 
 # In a notebook

@@ -64,7 +64,8 @@ class EvidencePanel:
     def changed(self) -> None:
         """Show what was found for what is chosen now, and nothing for what was chosen before."""
         kind = self._page.sites.kind.value
-        if self._found is None or self._found[0] != self._page.choices or kind not in self._found[1].sentences:
+        same = self._found is not None and _asked(self._found[0]) == _asked(self._page.choices)
+        if self._found is None or not same or kind not in self._found[1].sentences:
             self.verdict.object = ""
             self.offsets.clear()
             return
@@ -80,6 +81,11 @@ class EvidencePanel:
     def show(self, look: Look | None) -> None:
         """The table of cross-talk of what is shown."""
         self.table.object = "" if look is None else cross_talk_table(look.table)
+
+
+def _asked(choices: Choices) -> Choices:
+    """What decides the evidence: kinds without sites and conventional detectors play no part."""
+    return choices.with_(sites=choices.placed, detectors={})
 
 
 def cross_talk_table(table: xr.Dataset) -> str:

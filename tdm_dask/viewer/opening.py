@@ -99,7 +99,10 @@ def view_store(
     choices = None if given is None else Choices.from_recipe(given)
     counts = _calibrated(opened, choices, store)
     pages = _Pages(counts, choices, source=_absolute(store), out=folder, bin=bin, memory=memory, stage=stage)
-    serve(pages.make, port=port, origins=origins, browser=browser, title=f"{pages.title} - tdm view")
+    try:
+        serve(pages.make, port=port, origins=origins, browser=browser, title=f"{pages.title} - tdm view")
+    finally:
+        _end_job(folder)
 
 
 def view(
@@ -124,7 +127,8 @@ def view(
         detector in memory.
     out : path, optional
         Folder for what the page saves. Default: "view" here, or "NAME-view" for a store NAME.zarr. The proxy of a
-        store is kept there and taken up the next time; a recipe there says where the page begins.
+        store is kept there and taken up the next time; a recipe there says where the page begins. An earlier view
+        with the same folder is closed.
     recipe : path, optional
         A recipe to begin with instead.
     bin : int, optional
@@ -168,8 +172,21 @@ def view(
     if place is not None:
         opened = _calibrated(opened, choices, place)
     source = None if place is None else _absolute(place)
+    if folder in _views:
+        _views[folder].close()
     pages = _Pages(opened, choices, source=source, out=folder, bin=bin, memory=memory, stage=progress_bar)
-    return View(pages, port, height)
+    _views[folder] = made = View(pages, port, height)
+    return made
+
+
+# One for a folder: a cell that runs again shows another page, and the one before holds its counts no longer.
+_views: dict[Path, View] = {}
+
+
+def _end_job(folder: Path) -> None:
+    from .run_panel import end_job
+
+    end_job(folder)
 
 
 class View:
@@ -225,9 +242,12 @@ class View:
         return self.choices.recipe(source)
 
     def close(self) -> None:
-        """End the page."""
+        """End the page, and what it runs on the full data."""
         self._stop.set()
         self._thread.join()
+        if _views.get(self._pages.out) is self:
+            del _views[self._pages.out], self._pages.engine
+            _end_job(self._pages.out)
 
     def __enter__(self) -> View:
         return self

@@ -14,6 +14,7 @@ from ..recipe import RecipeResult, run_recipe
 from ..words import bytes_text, time_text
 from .choices import Choices
 from .engine import Look
+from .graphs import LAST_TASKS_SECONDS
 from .job import Job, JobProgress
 from .saving import save_recipe, save_shown
 
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
     from .page import Page
 
 POLL_MILLISECONDS = 250
+
+# The last work on the full data by the folder that it writes to. It outlives the tab that began it, whose machine may
+# have slept: a new tab takes it up, and two tabs do not write to one folder.
+_jobs: dict[Path, tuple[Choices, Job]] = {}
+
+
+def end_job(out: Path) -> None:
+    """End the work that writes to a folder, as when its page is no longer served."""
+    _, job = _jobs.pop(out, (None, None))
+    if job is not None:
+        job.cancel()
+        job.wait(LAST_TASKS_SECONDS)
 
 
 class RunPanel:
@@ -51,6 +64,8 @@ class RunPanel:
         )
         for button, function in ((self.confirm, self._confirm), (self.cancel, self._cancel), (self.save, self._save)):
             page.on_click(button, function)
+        if out in _jobs:
+            self._follow()
 
     def panel(self) -> Any:
         """What Panel shows."""
@@ -63,15 +78,14 @@ class RunPanel:
 
     def changed(self) -> None:
         """What the full data gave holds for the same choices alone."""
-        same = self._done is not None and self._done[0] == self._page.choices
+        same = self._done is not None and self._done[0].same_masks(self._page.choices)
         self._page.set_full(self._done[1] if same and self._done is not None else None)
 
     def close(self) -> None:
-        """End what runs."""
+        """Look no longer at what runs."""
         if self._timer is not None:
             self._timer.stop()
-        if self._job is not None:
-            self._job[1].cancel()
+            self._timer = None
 
     def _named_source(self) -> str | Path:
         if self.source is None:
@@ -87,12 +101,25 @@ class RunPanel:
         chosen = self._page.choices
         if not chosen.placed:
             raise InputError("There are no sites yet, so that there is no mask to confirm; place some first.")
+        if self._out in _jobs and not _jobs[self._out][1].progress().ended:
+            self._follow()
+            raise InputError(
+                "The full data are being worked on already, as another tab has asked; wait for the end of that, or "
+                "cancel it."
+            )
         recipe = chosen.recipe(self._named_source())
         self._out.mkdir(parents=True, exist_ok=True)
         save_recipe(chosen, self._named_source(), self._out)
         job = Job(lambda stage: run_recipe(recipe, self._out, overwrite=True, stage=stage))
-        self._job = chosen, job.start()
+        _jobs[self._out] = chosen, job.start()
+        self._follow()
+
+    def _follow(self) -> None:
+        """Show how far the work on the full data is, until its end."""
+        self._job = _jobs[self._out]
         self.confirm.disabled, self.cancel.disabled = True, False
+        if self._timer is not None:
+            self._timer.stop()
         self._timer = pn.state.add_periodic_callback(lambda: self._page.later(self._look), period=POLL_MILLISECONDS)
 
     def _cancel(self) -> None:
@@ -118,16 +145,21 @@ class RunPanel:
             self._timer = None
         self.progress.param.update(active=False, value=100 if progress.state == "done" else 0)
         self.confirm.disabled, self.cancel.disabled = False, True
+        if progress.state != "done" and _jobs.get(self._out) == (chosen, job):
+            del _jobs[self._out]
         if progress.state == "done":
             self._done = chosen, look_of(chosen, progress.result)
-            self.status.object = html.escape(f"Done in {time_text(progress.seconds)}: {self._out / 'results.zarr'}")
             self.changed()
+            what = "" if self._done[0].same_masks(self._page.choices) else ", for what was chosen when it began"
+            said = f"Done in {time_text(progress.seconds)}: {self._out / 'results.zarr'}{what}"
+            self.status.object = html.escape(said)
         elif progress.state == "failed":
             self._page.say(progress.error or "The run failed.")
 
     # Files
 
     def _save(self) -> None:
+        """Save what is chosen and what that gives, also where the page does not show it yet."""
         source, look, page = self._named_source(), self._page.look(), self._page
         chosen, out = page.choices, self._out
         name, image = page.detector.value, page.current_image()
@@ -136,7 +168,10 @@ class RunPanel:
             written = [save_recipe(chosen, source, out)]
             full = look is not None and self._done is not None and look is self._done[1]
             where = "full data" if full else page.on_proxy
-            return written + save_shown(out, look, page.engine.pacbed, {name: image}, page.engine.semi_angle, where)
+            shown = look
+            if chosen.placed and (look is None or not look.choices.same_masks(chosen)):
+                shown = page.engine.look(chosen)
+            return written + save_shown(out, shown, page.engine.pacbed, {name: image}, page.engine.semi_angle, where)
 
         def say(written: list[Path]) -> None:
             page.say(f"Saved {len(written)} files in {out}: {', '.join(sorted({p.name for p in written}))}.", "note")
