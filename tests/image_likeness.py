@@ -14,9 +14,9 @@ from tdm_dask.plot.style import in_style
 
 DPI, LARGEST = 72, 230_000  # pixels of an image
 COLOURS = 256
-REACH = 3  # pixels by which lines and letters may lie elsewhere
-CLEAR = 0.07  # of the way from black to white, after blurring
-SEVERAL = 50  # pixels: fewer than those of a title or an axis label
+REACH = 4  # pixels by which lines and letters may lie elsewhere
+CLEAR = 0.09  # of the way from black to white, after blurring
+SEVERAL = 55  # pixels: fewer than those of a title or an axis label
 
 
 def picture_of(figure: Figure) -> np.ndarray:
@@ -44,7 +44,7 @@ def read(file) -> np.ndarray:
 
 
 def unlike(first: np.ndarray, second: np.ndarray) -> int:
-    """How many pixels of either picture, blurred, are clearly beyond all that the other has within three pixels.
+    """How many pixels of either picture, blurred, are clearly beyond all that the other has within four pixels.
 
     Letters of another rasteriser and edges that lie one pixel elsewhere count for nothing; what is there in one picture
     and not in the other does, be it a thin line.
