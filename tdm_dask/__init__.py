@@ -78,6 +78,7 @@ _HOME = {
     "template_influence": "evaluation.influence",
     "held_out_cross_talk": "evaluation.held_out",
     "site_contrast": "evaluation.cross_talk",
+    "gap_contrast": "evaluation.cross_talk",
     "from_signal": "signals.conversion",
     "to_signal": "signals.conversion",
     "open_signal": "hyperspy",
@@ -90,6 +91,8 @@ _HOME = {
     "run_recipe": "recipe",
     "label_counts": "axes",
     "view": "viewer",
+    "progress_bar": "progress",
+    "write_report": "report.writing",
 }
 _MODULES = {"errors", "hyperspy"}
 
@@ -122,6 +125,7 @@ if TYPE_CHECKING:
     from .detectors import segments as segments
     from .evaluation.counting_noise import counting_variance as counting_variance
     from .evaluation.cross_talk import cross_talk as cross_talk
+    from .evaluation.cross_talk import gap_contrast as gap_contrast
     from .evaluation.cross_talk import site_contrast as site_contrast
     from .evaluation.held_out import held_out_cross_talk as held_out_cross_talk
     from .evaluation.influence import template_influence as template_influence
@@ -147,9 +151,11 @@ if TYPE_CHECKING:
     from .phase import integrated_centre_of_mass as integrated_centre_of_mass
     from .phase import scan_rotation as scan_rotation
     from .profiles import radial_profile as radial_profile
+    from .progress import progress_bar as progress_bar
     from .recipe import run_recipe as run_recipe
     from .regions import bin as bin
     from .regions import crop as crop
+    from .report.writing import write_report as write_report
     from .ridge import regularisation_curve as regularisation_curve
     from .signals.conversion import from_signal as from_signal
     from .signals.conversion import to_signal as to_signal

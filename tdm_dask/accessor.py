@@ -43,6 +43,7 @@ _OF_ARRAYS: Mapping[str, _Need] = {
     **dict.fromkeys(
         (
             *("find_columns", "refine_columns", "line_profile", "averaged_profile", "cross_talk", "site_contrast"),
+            "gap_contrast",
             *("occupancy_table", "lattice_snr", "thinned_snr"),
         ),
         _IMAGE,

@@ -57,6 +57,11 @@ def progress_bar(
         What stages are told of what they make; a single bar has no use for it. So it may be given for the stages of
         others: ``tdm_dask.run_recipe(recipe, out, stage=tdm_dask.progress_bar)``.
 
+    Returns
+    -------
+    context manager
+        Draws from the beginning of the block to its end.
+
     Notes
     -----
     In a terminal the bar is on standard error; in a notebook it is an output of its cell, without widgets. Elsewhere,

@@ -33,7 +33,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     ),
     "Beside it": ("components", "matrix", "deflection", "phase", "line_profiles", "thickness"),
     "Simulation": ("simulation.multislice", "simulation.specimens", "simulation.defects"),
-    "Whole analyses and where they compute": ("recipe", "viewer", "cluster", "progress"),
+    "Whole analyses and where they compute": ("recipe", "report.writing", "viewer", "cluster", "progress"),
     "HyperSpy, figures and errors": ("hyperspy", "plot", "accessor", "errors"),
 }
 _PACKAGE = __package__

@@ -200,6 +200,7 @@ CASES = {
     "segments": lambda c, p: tdm.segments(c, 2, 24),
     "simulate": lambda c, p: simulated(p),
     "simulate_pacbed": lambda c, p: pacbed(9),
+    "gap_contrast": lambda c, p: tdm.gap_contrast(images(c), SITES),
     "site_contrast": lambda c, p: tdm.site_contrast(images(c), SITES),
     "split_electrons": lambda c, p: tdm.split_electrons(c),
     "symmetrise_mask": lambda c, p: tdm.symmetrise_mask(masks(c), "4mm"),
@@ -218,6 +219,7 @@ EXEMPT = {
     "follow": "gives blocks of counts as they arrive",
     "hyperspy": "a module, of functions that give signals",
     "open_signal": "gives a signal",
+    "progress_bar": "gives a context",
     "profile_peaks": "gives places on a profile: an array",
     "profile_sites": "gives places on a profile: arrays by kind",
     "random_sites": "gives sites: an array (n, 2) in angstrom",
@@ -228,6 +230,7 @@ EXEMPT = {
     "to_signal": "gives a signal",
     "verify": "gives numbers of shards and bytes",
     "view": "gives a page",
+    "write_report": "gives the names of files",
     "write_sites": "gives nothing",
 }
 

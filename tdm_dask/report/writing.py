@@ -63,6 +63,17 @@ def write_report(result: RecipeResult, plan: Plan | None = None, *, notebook: bo
     ------
     InputError
         If a notebook is asked for and nbformat is not installed.
+
+    Examples
+    --------
+    >>> from importlib.resources import files
+    >>> import tdm_dask as tdm
+    >>> sample = str(files("tdm_dask") / "data" / "lifepo4_001.mib")
+    >>> recipe = {"source": {"path": sample}, "calibration": {"semi_angle": "23.5 mrad"}, "detectors": {"BF": "bf"}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = write_report(tdm.run_recipe(recipe, Path(folder) / "out"))
+    ...     report.page.name, sorted(report.figures)
+    ('report.html', ['image_BF', 'pacbed'])
     """
     if notebook:
         check_notebook()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import html
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,6 +35,8 @@ from .saving import RECIPE
 MEMORY = "1 GiB"
 PROXY, DIGITS = "proxy", 12
 START_SECONDS = 60.0
+# Of malloc.h.
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 # The page in a notebook. It is at the host that the notebook is at, for cookies go to one site, if that is the machine
 # which the page is served on; else, as on a hub or a cluster, where jupyter-server-proxy serves it. The link leads to
 # the same place, and is all that stays where neither can be, or a notebook is not trusted to run scripts.
@@ -338,6 +342,18 @@ class _Pages:
 
     def _remember(self, choices: Choices) -> None:
         self.choices = choices
+
+
+def _give_memory_back() -> None:
+    """Have glibc give freed arrays back to the system at once, in this process that lasts for hours.
+
+    It otherwise takes ever larger ones from heaps of its own, one for each thread, which only grow.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            for parameter, value in ((M_MMAP_THRESHOLD, 2**20), (M_ARENA_MAX, 2)):
+                mallopt(parameter, value)
 
 
 def _local_folder(out: str | Path) -> Path:

@@ -40,7 +40,7 @@ MESSAGES = """
 .note { background: var(--note); color: var(--note-ink); }
 """
 SHOWN = 1.8  # of the semi-angle, to where masks are shown at first
-CHOSEN = ".bk-btn.bk-active { background: #0072b2; color: #ffffff; box-shadow: none; }"
+CHOSEN = ".bk-btn.bk-active { background: #0072b2 !important; color: #ffffff !important; box-shadow: none; }"
 LAMBDAS = (-3.0, 2.0)  # their decimal logarithm
 
 
@@ -79,7 +79,7 @@ class Page:
         self._doc = pn.state.curdoc
         self._look: Look | None = None
         self._full: Look | None = None
-        self.quiet = self._said_by_look = False
+        self.quiet = self._said_by_look = self._closed = False
         self.message = pn.pane.HTML("", stylesheets=[MESSAGES], sizing_mode="stretch_width", margin=(0, 0))
         say_errors(self.say)
         self._latest = Latest(engine.look, self._looked)
@@ -156,6 +156,8 @@ class Page:
 
     def later(self, function: Callable[[], None]) -> None:
         """Call a function in the page's own thread."""
+        if self._closed:
+            return
         safe = guarded(self.say, function)
         if self._doc is None:
             safe()
@@ -191,6 +193,7 @@ class Page:
 
     def close(self) -> None:
         """Stop what works for this tab."""
+        self._closed = True
         self.run.close()
         self._latest.close()
         self._overviews.close()

@@ -124,8 +124,8 @@ class RunPanel:
 
     def _cancel(self) -> None:
         if self._job is not None:
+            self.status.object = "Cancelling: what has begun is let end ..."
             self._job[1].cancel()
-            self._look()
 
     def _look(self) -> None:
         if self._job is None:
