@@ -94,6 +94,13 @@ class Choices:
         )
         return first == second
 
+    def calibrated_as(self, other: Choices) -> Choices:
+        """The same with the calibration of other choices."""
+        rest = {name: section for name, section in self.rest.items() if name != "calibration"}
+        if "calibration" in other.rest:
+            rest["calibration"] = other.rest["calibration"]
+        return self.with_(rest=rest)
+
     @property
     def normalisation(self) -> Normalisation:
         """That masks are applied with: the one that belongs to the method, unless a recipe asked for another."""

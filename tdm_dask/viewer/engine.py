@@ -16,7 +16,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 
-from ..axes import DETECTOR, SCAN, step_of, unit_of
+from ..axes import DETECTOR, SCAN, VALID_PATTERNS, step_of, unit_of
 from ..columns.finding import Contrast
 from ..columns.lattice_fit import places_in_cell
 from ..errors import CalibrationError, InputError, SiteError
@@ -156,13 +156,14 @@ class Engine:
         return Choices(detectors=self.detectors(), radius=None if semi is None else round(1.02 * semi, 3))
 
     def fitted(self, choices: Choices) -> Choices:
-        """Choices from elsewhere, such as from a recipe, with a scan region inside this scan.
+        """Choices from elsewhere, such as from a recipe: with a scan region inside this scan, and with detectors.
 
         Raises
         ------
         InputError
             If none of the region is inside.
         """
+        choices = choices.with_(detectors=choices.detectors or self.detectors())
         if choices.regions is None:
             return choices
         ends: list[int] = []
@@ -176,6 +177,30 @@ class Engine:
                 )
             ends += [start, stop]
         return choices.with_(scan_region=(ends[0], ends[1], ends[2], ends[3]))
+
+    def edges(self, region: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+        """First and last edge along y, then x, in angstrom, of the probe positions of a scan region."""
+        ends: list[float] = []
+        for dim, first, stop in zip(SCAN, region[::2], region[1::2], strict=True):
+            axis, half = self.counts[dim].values, step_of(self.counts, dim) / 2
+            ends += [float(axis[first]) - half, float(axis[stop - 1]) + half]
+        return ends[0], ends[1], ends[2], ends[3]
+
+    def region(
+        self, edges: tuple[float, float, float, float], before: tuple[int, int, int, int]
+    ) -> tuple[int, int, int, int]:
+        """The scan region nearest to a rectangle: one that was moved beyond the scan stays as large as `before`."""
+        chosen: list[int] = []
+        for dim, ends, old in zip(SCAN, (edges[:2], edges[2:]), (before[:2], before[2:]), strict=True):
+            size, step = self.counts.sizes[dim], step_of(self.counts, dim)
+            origin = float(self.counts[dim].values[0]) - step / 2
+            first, stop = sorted((end - origin) / step for end in ends)
+            if abs(stop - first - (old[1] - old[0])) < 1e-3:
+                first = float(np.clip(first, 0, size - (old[1] - old[0])))
+                stop = first + (old[1] - old[0])
+            start = int(np.clip(round(first), 0, size - 1))
+            chosen += [start, int(np.clip(round(stop), start + 1, size))]
+        return chosen[0], chosen[1], chosen[2], chosen[3]
 
     def conventional(self, inner: float, outer: float) -> xr.DataArray:
         """Image (y, x) of a disk or annulus, in counts."""
@@ -197,7 +222,8 @@ class Engine:
 
     def pixel_image(self, ky: float, kx: float) -> xr.DataArray:
         """The image (y, x) of the detector pixel nearest to a place in mrad."""
-        return self.counts.sel(ky=ky, kx=kx, method="nearest").astype(np.float32)
+        image = self.counts.sel(ky=ky, kx=kx, method="nearest").astype(np.float32)
+        return image.where(self.counts[VALID_PATTERNS]) if VALID_PATTERNS in self.counts.coords else image
 
     def look(self, choices: Choices) -> Look:
         """Masks and images of all kinds that have sites.

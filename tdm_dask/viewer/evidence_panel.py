@@ -24,6 +24,7 @@ TABLE = """
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); font-size: 12px; padding-bottom: 4px; }
 th, td { text-align: right; padding: 2px 4px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { max-width: 9em; overflow: hidden; text-overflow: ellipsis; }
 th[scope=row] { text-align: left; }
 small { color: var(--quiet); }
 """
@@ -100,13 +101,13 @@ def cross_talk_table(table: xr.Dataset) -> str:
     True
     """
     names = [html.escape(str(name)) for name in table["template"].values]
-    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
+    head = "".join(f"<th scope='col' title='{name}'>{name}</th>" for name in names)
     rows = []
-    for number, name in enumerate(table["image"].values):
+    for number, name in enumerate(html.escape(str(name)) for name in table["image"].values):
         r, g = (table[part].values[number] for part in ("R", "G"))
         cells = "".join(f"<td>{_number(a)} <small>{_number(b)}</small></td>" for a, b in zip(r, g, strict=True))
         excess = _number(float(table["excess"].values[number]))
-        rows.append(f"<tr><th scope='row'>{html.escape(str(name))}</th>{cells}<td>{excess}</td></tr>")
+        rows.append(f"<tr><th scope='row' title='{name}'>{name}</th>{cells}<td>{excess}</td></tr>")
     caption = "Correlation of images (rows) with templates (columns), small: of the templates themselves"
     return (
         f"<div class='scroll'><table class='numbers'><caption>{caption}</caption><thead><tr><td></td>{head}"

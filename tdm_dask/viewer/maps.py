@@ -32,6 +32,9 @@ from ..sites import Array
 # Beyond this many pixels along an axis neighbours are averaged: a screen shows no more.
 MOST_PIXELS = 1024
 KINDS = len(COLOURS)
+# A map of a scan that is longer or wider is stretched to these ratios of width to height, for a line would not be seen.
+RATIOS = (0.4, 6.0)
+SETTLED_MILLISECONDS = 50
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Map:
             x_range=Range1d(left, right, bounds=None),
             y_range=Range1d(bottom, top, bounds=None),
             sizing_mode="scale_width",
-            aspect_ratio=abs(right - left) / abs(bottom - top),
+            aspect_ratio=float(np.clip(abs(right - left) / abs(bottom - top), *RATIOS)),
             min_border=0,
             tools="pan,reset",
             toolbar_location="above",
@@ -115,7 +118,7 @@ class Map:
         )
         self.figure.toolbar.update(logo=None, autohide=True)
         # Outside the figure, whose frame would not have the ratio of its axes otherwise.
-        self.title = pn.pane.HTML("", sizing_mode="stretch_width", margin=(2, 4))
+        self.title = pn.pane.HTML("", sizing_mode="stretch_width", margin=(2, 4), styles={"overflow-wrap": "anywhere"})
         self.figure.axis.visible = False
         self.figure.grid.visible = False
         wheel = WheelZoomTool()
@@ -263,7 +266,7 @@ class Region:
             fill_alpha=0.08, line_color="#F0E442", line_width=2, line_dash="dashed",
         )  # fmt: skip
         on.figure.add_layout(self.box)
-        self._changed, self._own = changed, False
+        self._changed, self._own, self._waiting = changed, False, False
         for edge in ("left", "right", "top", "bottom"):
             self.box.on_change(edge, self._moved)
 
@@ -279,11 +282,22 @@ class Region:
             self._own = False
 
     def _moved(self, name: str, before: Any, now: Any) -> None:
-        if self._own or not self.box.visible:
+        if self._own or self._waiting:
             return
+        # The edges come one by one: between them the rectangle is none that anyone has drawn.
+        document = self.box.document
+        if document is None:
+            self._tell()
+        else:
+            self._waiting = True
+            document.add_timeout_callback(self._tell, SETTLED_MILLISECONDS)
+
+    def _tell(self) -> None:
+        self._waiting = False
         b = self.box
-        y, x = sorted((b.top, b.bottom)), sorted((b.left, b.right))
-        self._changed((y[0], y[1], x[0], x[1]))
+        if b.visible:
+            y, x = sorted((b.top, b.bottom)), sorted((b.left, b.right))
+            self._changed((y[0], y[1], x[0], x[1]))
 
 
 class DetectorMap(Map):

@@ -147,7 +147,8 @@ def view(
     Returns
     -------
     View
-        Shows itself in a notebook; `link` opens it elsewhere. `choices`, `recipe` and `close` are its other uses.
+        Shows itself in a notebook; `link` opens it elsewhere. `choices`, `recipe` and `close` are its other uses. Where
+        it is open twice, both are of their own, and these are of what was changed last.
 
     Raises
     ------
@@ -294,10 +295,7 @@ class _Pages:
             raise InputError(f"bin is {self.bin}; expected a whole number of at least 1.")
         size = self.bin or fitting_bin(self.counts, parse_bytes(self.memory or MEMORY))
         self.engine = Engine(self._proxy(size), size)
-        start = self.engine.first_choices()
-        if self.first is not None:
-            start = self.first if self.first.detectors else self.first.with_(detectors=start.detectors)
-        self.choices = self.engine.fitted(start)
+        self.choices = self.engine.first_choices() if self.first is None else self.engine.fitted(self.first)
 
     def _proxy(self, size: int) -> xr.DataArray:
         """The counts in memory: as they are, from what an earlier page has kept, or read now."""

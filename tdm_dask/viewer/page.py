@@ -254,22 +254,12 @@ class Page:
         self.choose(radius=round(min(radius, self.radius.end), 2))
 
     def _region_moved(self, edges: tuple[float, float, float, float]) -> None:
-        chosen: list[int] = []
-        for dim, (first, last) in zip(SCAN, (edges[:2], edges[2:]), strict=True):
-            axis = self.engine.counts[dim].values
-            step = step_of(self.engine.counts, dim)
-            start = int(np.clip(np.ceil((first - axis[0]) / step - 1e-6), 0, len(axis) - 1))
-            chosen += [start, int(np.clip(np.floor((last - axis[0]) / step + 1e-6) + 1, start + 1, len(axis)))]
-        self.choose(scan_region=tuple(chosen))
+        if self.choices.scan_region is not None:
+            self.choose(scan_region=self.engine.region(edges, self.choices.scan_region))
+            self.region.show(self._edges())
 
     def _edges(self) -> tuple[float, float, float, float] | None:
-        if self.choices.scan_region is None:
-            return None
-        ends: list[float] = []
-        for dim, first, stop in zip(SCAN, self.choices.scan_region[::2], self.choices.scan_region[1::2], strict=True):
-            axis, half = self.engine.counts[dim].values, step_of(self.engine.counts, dim) / 2
-            ends += [float(axis[first]) - half, float(axis[stop - 1]) + half]
-        return ends[0], ends[1], ends[2], ends[3]
+        return None if self.choices.scan_region is None else self.engine.edges(self.choices.scan_region)
 
     # Controls
 
@@ -291,7 +281,12 @@ class Page:
         self.penalty = w.FloatSlider(label="log10 of lambda", start=LAMBDAS[0], end=LAMBDAS[1], step=0.05, **wide)
         self.cross_validate = w.Button(label="Choose by cross-validation", **wide)
         self.radius = w.FloatSlider(
-            label="Detector region (mrad)", start=0.5, end=round(engine.reach, 2), step=0.1, **wide
+            label="Detector region (mrad)",
+            start=0.5,
+            end=round(engine.reach, 2),
+            step=0.1,
+            value=min(engine.first_choices().radius or engine.reach, round(engine.reach, 2)),
+            **wide,
         )
         self.whole = w.Checkbox(label="Whole detector")
         self.with_sites = w.Checkbox(label="Sites", value=False)
@@ -343,11 +338,13 @@ class Page:
         """Set every control to what is chosen."""
         chosen = self.choices
         with self.setting():
-            self.sigma.value = float(np.clip(chosen.sigma, *SIGMAS))
+            low, high = min(SIGMAS[0], chosen.sigma), max(SIGMAS[1], chosen.sigma)
+            self.sigma.param.update(start=low, end=high, value=chosen.sigma)
             self.method.value = METHOD_NAMES[chosen.method]
             self.penalty.visible = self.cross_validate.visible = chosen.method == "ridge"
             if not isinstance(chosen.regularisation, str):
-                self.penalty.value = float(np.clip(np.log10(chosen.regularisation), *LAMBDAS))
+                power = float(np.log10(chosen.regularisation))
+                self.penalty.param.update(start=min(LAMBDAS[0], power), end=max(LAMBDAS[1], power), value=power)
             self.whole.value = chosen.radius is None
             self.radius.disabled = chosen.radius is None
             if chosen.radius is not None:

@@ -91,6 +91,8 @@ class SitesPanel:
         name = self.new_kind.value.strip()
         if not name:
             raise InputError("Type the name of a kind of column first, such as Li.")
+        if name in self._page.choices.detectors:
+            raise InputError(f'"{name}" is the name of a detector; choose another one for a kind of column.')
         return name
 
     def _add_kind(self) -> None:
@@ -146,7 +148,14 @@ class SitesPanel:
         name = str(self.file.filename)
         suffix = Path(name).suffix.lower()
         if suffix == ".toml":
-            self._page.take(read_toml(content, name, self._page.run.source or "counts"))
+            found = self._page.engine.fitted(read_toml(content, name, self._page.run.source or "counts"))
+            opened = found.calibrated_as(self._page.choices)
+            self._page.take(opened)
+            if opened != found:
+                self._page.say(
+                    f"The calibration of {name} was left out: the counts are shown as they were calibrated when the "
+                    "page was opened. Open it with that recipe for the other one.", "note",
+                )  # fmt: skip
             return
         if suffix not in UPLOADS.split(","):
             raise InputError(f"{name} is no file of sites; expected one of {UPLOADS}.")
