@@ -32,6 +32,7 @@ from ..sites import Array
 # Beyond this many pixels along an axis neighbours are averaged: a screen shows no more.
 MOST_PIXELS = 1024
 KINDS = len(COLOURS)
+MARKERS = {"circle": "\N{BLACK CIRCLE}", "square": "\N{BLACK SQUARE}", "triangle": "\N{BLACK UP-POINTING TRIANGLE}"}
 # A map of a scan that is longer or wider is stretched to these ratios of width to height, for a line would not be seen.
 RATIOS = (0.4, 6.0)
 SETTLED_MILLISECONDS = 50
@@ -206,7 +207,7 @@ class Sites:
     """
 
     def __init__(self, on: ScanMap, changed: Callable[[dict[str, Array]], None]) -> None:
-        self.source = ColumnDataSource({"x": [], "y": [], "kind": [], "colour": []})
+        self.source = ColumnDataSource({"x": [], "y": [], "kind": [], "colour": [], "marker": []})
         self.kinds: list[str] = []
         self.current = ""
         self._changed, self._own = changed, False
@@ -217,8 +218,8 @@ class Sites:
 
     def _marks(self, on: ScanMap) -> Any:
         return on.figure.scatter(
-            "x", "y", source=self.source, size=9, fill_color="colour", fill_alpha=0.75, line_color="black",
-            line_width=0.8, selection_line_color="white", selection_line_width=2, nonselection_alpha=0.75,
+            "x", "y", source=self.source, marker="marker", size=9, fill_color="colour", fill_alpha=0.75,
+            line_color="black", line_width=0.8, selection_line_color="white", selection_line_width=2, nonselection_alpha=0.75,
         )  # fmt: skip
 
     def show_on(self, other: ScanMap) -> Any:
@@ -232,10 +233,13 @@ class Sites:
         places = np.concatenate([np.empty((0, 2)), *(np.asarray(p, np.float64).reshape(-1, 2) for p in sites.values())])
         colours = [self.colour(kind) for kind in kinds]
         data: dict[str, Any] = {"x": places[:, 1], "y": places[:, 0], "kind": kinds, "colour": colours}
+        data["marker"] = [self.marker(kind) for kind in kinds]
         self._own = True
         try:
             # A new site is of the current kind as soon as it is drawn.
-            self.source.default_values = {"kind": current, "colour": self.colour(current)}
+            self.source.default_values = {
+                "kind": current, "colour": self.colour(current), "marker": self.marker(current),
+            }  # fmt: skip
             # What is there already may be in the user's hand.
             if not all(np.array_equal(data[name], self.source.data[name]) for name in data):
                 self.source.data = data
@@ -245,6 +249,11 @@ class Sites:
     def colour(self, kind: str) -> str:
         """Of a kind of column."""
         return COLOURS[self.kinds.index(kind) % KINDS] if kind in self.kinds else "#808080"
+
+    def marker(self, kind: str) -> str:
+        """Of a kind of column: another one where all colours are used."""
+        number = self.kinds.index(kind) // KINDS if kind in self.kinds else 0
+        return list(MARKERS)[number % len(MARKERS)]
 
     def _edited(self, name: str, before: Any, now: Any) -> None:
         if self._own:

@@ -14,7 +14,7 @@ import panel as pn
 from ..errors import InputError, SiteError
 from ..sites import Array, read_sites
 from .choices import Choices, read_toml
-from .maps import Sites
+from .maps import MARKERS, Sites
 from .server import guarded
 
 if TYPE_CHECKING:
@@ -73,8 +73,11 @@ class SitesPanel:
                 kept = self.kind.value if self.kind.value in kinds else (kinds[0] if kinds else None)
                 self.kind.param.update(options=kinds, value=kept)
         self.marks.show(sites, self.kind.value or NEW)
-        dot = '<span style="color: {}; font-size: 16px">&#9679;</span> {} ({})'
-        parts = [dot.format(self.marks.colour(kind), html.escape(kind), len(places)) for kind, places in sites.items()]
+        dot = '<span style="color: {}; font-size: 16px">{}</span> {} ({})'
+        parts = [
+            dot.format(self.marks.colour(kind), MARKERS[self.marks.marker(kind)], html.escape(kind), len(places))
+            for kind, places in sites.items()
+        ]
         self.legend.object = "&ensp;".join(parts)
 
     def expect(self, dark: bool) -> None:
