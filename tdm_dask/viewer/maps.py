@@ -219,7 +219,8 @@ class Sites:
     def _marks(self, on: ScanMap) -> Any:
         return on.figure.scatter(
             "x", "y", source=self.source, marker="marker", size=9, fill_color="colour", fill_alpha=0.75,
-            line_color="black", line_width=0.8, selection_line_color="white", selection_line_width=2, nonselection_alpha=0.75,
+            line_color="black", line_width=0.8, selection_line_color="white", selection_line_width=2,
+            nonselection_alpha=0.75,
         )  # fmt: skip
 
     def show_on(self, other: ScanMap) -> Any:
