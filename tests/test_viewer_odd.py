@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 
 import browser
 import numpy as np
@@ -12,12 +13,15 @@ from small_stores import converted, poisson
 from test_viewer_opening import calibrated
 
 import tdm_dask as tdm
-from tdm_dask.viewer import run_panel
 from tdm_dask.viewer.choices import Choices
+from tdm_dask.viewer.engine import Engine
 
 pytest.importorskip("panel")
 
 from test_viewer_page import Driver
+
+from tdm_dask.viewer import run_panel
+from tdm_dask.viewer.page import Page
 
 SITES = {"Li": np.array([[2.0, 2.0], [4.0, 6.0]]), "O": np.array([[6.0, 3.0]])}
 LONG = 60  # seconds that nothing here takes, unless it hangs
@@ -131,3 +135,43 @@ def test_lines_and_thousands_of_sites_of_many_kinds(shape, tmp_path, chromium):
         assert driver.box("result")["height"] > 40
         assert seen.overflow() <= 0
         assert seen.troubles() == []
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page that no browser shows."""
+    engine = Engine(calibrated(poisson((20, 20, 9, 9))))
+    made = Page(engine, engine.first_choices(), source=None, out=tmp_path)
+    yield made
+    made.close()
+
+
+def until(holds):
+    """Wait for what other threads do."""
+    end = time.monotonic() + LONG
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        time.sleep(0.01)
+
+
+def test_an_error_of_what_is_chosen_goes_with_it(page):
+    page.choose(sites={"Li": np.array([[2.0, 2.0]]), "gone": np.array([[90.0, 2.0]])})
+    until(lambda: "lies inside the scan" in page.message.object)
+    page.choose(sites={"Li": np.array([[2.0, 2.0]])})
+    until(lambda: page.message.object == "")
+    page.say("Something else.")
+    page.choose(sigma=0.7)
+    until(lambda: page.look() is not None and page.look().choices.sigma == 0.7)
+    assert "Something else." in page.message.object
+
+
+def test_all_slow_work_is_done_in_turn_and_said(page):
+    go, done = threading.Event(), []
+    for name in ("Finding columns", "Saving", "Saving"):
+        page.work(name, lambda name=name: go.wait(LONG) and name, done.append)
+    assert page.busy.object == "Finding columns, then Saving, then Saving ..."
+    page.work("Failing", lambda: 1 / 0, done.append)
+    go.set()
+    until(lambda: page.busy.object == "")
+    assert done == ["Finding columns", "Saving", "Saving"]
+    assert "division by zero" in page.message.object

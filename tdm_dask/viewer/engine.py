@@ -30,6 +30,8 @@ from .choices import DETECTORS, Choices
 
 log = logging.getLogger(__name__)
 
+_noting = threading.Lock()
+
 # Templates take sites up to this many sigma outside the scan.
 MARGIN = 3.0
 # Columns nearer than this part of the separation are the same one.
@@ -277,15 +279,8 @@ class Engine:
         """What the counts at hand say about the sites: `tdm_dask.evidence`."""
         if choices.cell is None:
             raise SiteError("The unit cell is not known yet: fit the lattice, or load sites from a CIF, first.")
-        with noted():
-            return tdm.evidence(
-                self.counts,
-                choices.placed,
-                choices.cell,
-                sigma=choices.sigma,
-                draws=draws,
-                **self._regions(choices),
-            )
+        regions = self._regions(choices)
+        return tdm.evidence(self.counts, choices.placed, choices.cell, sigma=choices.sigma, draws=draws, **regions)
 
     def peaks(self, image: xr.DataArray, choices: Choices, separation: float, contrast: Contrast) -> Array:
         """Columns that an image shows where no site is yet."""
@@ -333,9 +328,9 @@ def _together(sites: Mapping[str, Array]) -> Array:
 
 @contextmanager
 def noted() -> Any:
-    """Collect what this package warns of, as sentences."""
+    """Collect what this package warns of, as sentences; in one thread at a time, for warnings are of all threads."""
     notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
+    with _noting, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield notes
     notes += dict.fromkeys(str(note.message) for note in caught)

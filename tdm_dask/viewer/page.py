@@ -84,7 +84,8 @@ class Page:
         say_errors(self.say)
         self._latest = Latest(engine.look, self._looked)
         self._overviews = Latest(lambda wanted: engine.conventional(*wanted[1:]), self._overview_made)
-        self._slow = Latest(lambda work: work[0](), self._worked)
+        self._slow = Latest(lambda work: work[1](), self._worked, skip=False)
+        self._working: list[str] = []
         self._make_maps()
         self._make_controls()
         self.evidence = EvidencePanel(self)
@@ -131,6 +132,7 @@ class Page:
     def _take_look(self, answer: Any) -> None:
         if isinstance(answer, Exception):
             guarded(self.say, _raise)(answer)
+            self._said_by_look = True  # until there is something to show again
             return
         self._look = answer
         if answer.notes:
@@ -143,16 +145,21 @@ class Page:
     # What takes its time
 
     def work(self, what: str, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do something slow beside the page, and then something with its result on the page."""
-        self.busy.object = f"{what} ..."
-        self._slow.ask((function, then))
+        """Do something slow beside the page, in turn, and then something with its result on the page."""
+        self._working.append(what)
+        self._show_busy()
+        self._slow.ask((what, function, then))
 
     def _worked(self, request: Any, answer: Any) -> None:
         def finish() -> None:
-            self.busy.object = ""
-            guarded(self.say, _raise if isinstance(answer, Exception) else request[1])(answer)
+            self._working.remove(request[0])
+            self._show_busy()
+            guarded(self.say, _raise if isinstance(answer, Exception) else request[2])(answer)
 
         self.later(finish)
+
+    def _show_busy(self) -> None:
+        self.busy.object = f"{', then '.join(self._working)} ..." if self._working else ""
 
     def later(self, function: Callable[[], None]) -> None:
         """Call a function in the page's own thread."""
@@ -195,9 +202,9 @@ class Page:
         """Stop what works for this tab."""
         self._closed = True
         self.run.close()
-        self._latest.close()
-        self._overviews.close()
-        self._slow.close()
+        # In the thread of all tabs, which may not wait for one of them.
+        for worker in (self._latest, self._overviews, self._slow):
+            worker.close(wait=False)
 
     # Maps
 
@@ -437,7 +444,7 @@ class Page:
         middle = column(
             card(
                 self.mask.panel(), self.method, self.sigma, self.penalty, self.cross_validate, self.radius,
-                row(self.whole, self.use_region),
+                pn.FlexBox(self.whole, self.use_region, **wide),
             ),
             card(self.pattern.panel(), self.mean_pattern),
             **wide,
@@ -463,8 +470,8 @@ class Page:
     def _facts(self) -> str:
         counts, bin = self.engine.counts, self.engine.bin
         shape = " x ".join(map(str, counts.shape[:2]))
-        detector = " x ".join(str(size * bin) for size in counts.shape[2:])
-        summed = "" if bin == 1 else f" (shown with {bin} x {bin} of them summed)"
+        detector = " x ".join(map(str, counts.shape[2:]))
+        summed = "" if bin == 1 else f", each the sum of {bin} x {bin}"
         return f"{shape} probe positions, {detector} detector pixels{summed}"
 
 

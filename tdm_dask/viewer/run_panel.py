@@ -58,10 +58,8 @@ class RunPanel:
         self.cancel = w.Button(label="Cancel", width=80, disabled=True)
         self.progress = pn.indicators.Progress(value=0, max=100, active=False, **wide)
         self.status = pn.pane.HTML("", **wide)
-        self.save = w.Button(label="Save recipe, figures and numbers", **wide)
-        self.download = w.FileDownload(
-            callback=self._recipe_file, filename="recipe.toml", label="Download the recipe", **wide
-        )
+        self.save = w.Button(label="Save recipe, figures and numbers")
+        self.download = w.FileDownload(callback=self._recipe_file, filename="recipe.toml", label="Download the recipe")
         for button, function in ((self.confirm, self._confirm), (self.cancel, self._cancel), (self.save, self._save)):
             page.on_click(button, function)
         if out in _jobs:
@@ -73,7 +71,7 @@ class RunPanel:
         title = pn.pane.HTML("<h2>Confirm and save</h2>", margin=0)
         return pn.Column(
             title, pn.Row(self.confirm, self.cancel, **wide), self.progress, self.status,
-            pn.Row(self.save, self.download, **wide), **wide,
+            pn.FlexBox(self.save, self.download, **wide), **wide,
         )  # fmt: skip
 
     def changed(self) -> None:
@@ -174,7 +172,8 @@ class RunPanel:
             return written + save_shown(out, shown, page.engine.pacbed, {name: image}, page.engine.semi_angle, where)
 
         def say(written: list[Path]) -> None:
-            page.say(f"Saved {len(written)} files in {out}: {', '.join(sorted({p.name for p in written}))}.", "note")
+            names = ", ".join(sorted({path.name for path in written}))
+            page.say(f"Saved {len(written)} files in {_near(out)}: {names}.", "note")
 
         page.work("Saving", write, say)
 
@@ -182,6 +181,14 @@ class RunPanel:
         import io
 
         return io.BytesIO(self._page.choices.toml(self._named_source()).encode())
+
+
+def _near(path: Path) -> str:
+    """A path as it is from the working folder, if it is in there."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def look_of(choices: Choices, result: RecipeResult) -> Look:

@@ -44,8 +44,8 @@ class SitesPanel:
         self.remove_kind = w.Button(label="Remove", width=72)
         self.separation = w.FloatInput(label="Separation (Å)", value=1.5, start=0.1, step=0.1, width=110)
         self.dark = w.Select(label="Columns are", options=["dark", "bright"], width=90)
-        self.find = w.Button(label="Find columns", **wide)
-        self.extend = w.Button(label="Fit lattice, extend to the scan", **wide)
+        self.find = w.Button(label="Find columns")
+        self.extend = w.Button(label="Fit lattice, extend to the scan")
         self.file = w.FileInput(accept=UPLOADS, label="Sites (CSV, JSON), crystal (CIF) or recipe (TOML)", **wide)
         self.zone = w.TextInput(label="Zone axis of a CIF", value="0 0 1", width=110)
         page.on_value(self.kind, self._show_kind)
@@ -62,7 +62,8 @@ class SitesPanel:
         return pn.Column(
             pn.Row(self.kind, self.new_kind, **wide), self.legend,
             pn.Row(self.add_kind, self.rename_kind, self.remove_kind),
-            pn.Row(self.separation, self.dark, self.zone), pn.Row(self.find, self.extend, **wide), self.file, **wide,
+            pn.FlexBox(self.separation, self.dark, self.zone, **wide), pn.FlexBox(self.find, self.extend, **wide),
+            self.file, **wide,
         )  # fmt: skip
 
     def show(self, sites: Mapping[str, Array]) -> None:
