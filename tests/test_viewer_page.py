@@ -214,15 +214,17 @@ def test_peaks_lattice_region_and_evidence(driver):
     # What ADF shows of LiFePO4, Fe and P, repeats after half of the cell's 10.33 angstrom.
     lengths = sorted(np.hypot(*driver.view.choices.cell.T))
     np.testing.assert_allclose(lengths, (5.166, 6.010), rtol=0.02)
-    page.get_by_text("Derive masks in a reference region alone").click()
+    region = page.locator(".bk-Checkbox", has_text="Derive masks in a reference region alone").locator("input")
+    region.check()
     driver.until(lambda: driver.view.choices.scan_region == (10, 31, 10, 31))
     corner = 10 * 0.3229 - 0.16, 10 * 0.322 - 0.16
     driver.drag("overview", corner, (1.5, 1.5))
     driver.until(lambda: driver.view.choices.scan_region[0] < 8 and driver.view.choices.scan_region[2] < 8)
-    page.get_by_text("Derive masks in a reference region alone").click()
+    region.uncheck()
     driver.until(lambda: driver.view.choices.scan_region is None)
     driver.button("Is it evidence? (offsets and random sites)").click()
-    driver.until(lambda: re.search("supported|not distinguished", page.inner_text("body")))
+    driver.until(lambda: page.get_by_text(re.compile("supported|not distinguished")).count())
+    driver.until(lambda: page.locator("svg").count())  # the map of offsets
 
 
 def test_clicks_show_patterns_and_pixel_images(driver):

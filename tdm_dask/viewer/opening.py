@@ -97,6 +97,7 @@ def view_store(
     """
     from .server import serve
 
+    _give_memory_back()
     folder = _local_folder(out)
     opened = _opened(store)
     given = recipe or (folder / RECIPE if (folder / RECIPE).is_file() else None)
@@ -296,6 +297,16 @@ class _Pages:
         size = self.bin or fitting_bin(self.counts, parse_bytes(self.memory or MEMORY))
         self.engine = Engine(self._proxy(size), size)
         self.choices = self.engine.first_choices() if self.first is None else self.engine.fitted(self.first)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What the first tab would wait for: the page's imports, compiled kernels, the image that it begins with."""
+        from . import page as _page  # noqa: F401
+
+        self.engine.conventional(*next(iter(self.choices.detectors.values())))
+        if self.choices.placed:
+            with suppress(InputError):  # the page says it
+                self.engine.look(self.choices)
 
     def _proxy(self, size: int) -> xr.DataArray:
         """The counts in memory: as they are, from what an earlier page has kept, or read now."""
