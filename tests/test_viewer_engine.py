@@ -204,8 +204,10 @@ def test_detectors_to_begin_with_reach_no_further_than_the_detector():
     assert list(coarse.detectors) == ["BF"]
 
 
-def test_a_region_from_elsewhere_is_cut_to_the_scan(engine):
-    assert engine.fitted(Choices()) == Choices()
+def test_choices_from_elsewhere_have_detectors_and_a_region_inside_the_scan(engine):
+    assert engine.fitted(Choices()) == Choices(detectors=engine.detectors())
+    other = Choices(detectors={"mine": (1.0, 2.0)}, scan_region=(0, 16, 0, 17))
+    assert engine.fitted(other) == other
     assert engine.fitted(Choices(scan_region=(2, 90, 0, 17))).scan_region == (2, 16, 0, 17)
     assert engine.fitted(Choices(scan_region=(2, -1, -4, 17))).scan_region == (2, 15, 13, 17)
     with pytest.raises(InputError, match=r"scan_region x is \[40, 60\], of which the scan of 17"):
