@@ -149,7 +149,7 @@ class RunPanel:
             self._done = chosen, look_of(chosen, progress.result)
             self.changed()
             what = "" if self._done[0].same_masks(self._page.choices) else ", for what was chosen when it began"
-            said = f"Done in {time_text(progress.seconds)}: {self._out / 'results.zarr'}{what}"
+            said = f"Done in {time_text(progress.seconds)}: {_near(self._out)}/results.zarr{what}"
             self.status.object = html.escape(said)
         elif progress.state == "failed":
             self._page.say(progress.error or "The run failed.")
