@@ -405,12 +405,12 @@ class Page:
         names = [] if look is None else [str(name) for name in look.image[TEMPLATE].values]
         self.evidence.show(look)
         if look is None or kind not in names:
-            empty = xr.full_like(self.engine.pacbed, 0.0)
-            self.mask.show(empty, "Mask: place sites first")
-            nothing = xr.DataArray(
-                np.zeros(self.engine.counts.shape[:2]), {d: self.engine.counts[d] for d in SCAN}, SCAN
-            )
-            self.result.show(nothing, "Image: place sites first", self.contrast.value)
+            of = f" of {kind}" if kind else ""
+            why = "there is none" if kind in self.choices.placed else "place sites first"
+            self.mask.show(xr.full_like(self.engine.pacbed, 0.0), f"Mask{of}: {why}")
+            shape, coords = self.engine.counts.shape[:2], {d: self.engine.counts[d] for d in SCAN}
+            nothing = xr.DataArray(np.full(shape, np.nan), coords, SCAN)
+            self.result.show(nothing, f"Image{of}: {why}", self.contrast.value)
             return
         where = "full data" if look is self._full else self.on_proxy
         mask = look.mask.sel({TEMPLATE: kind})
