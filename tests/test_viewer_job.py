@@ -247,7 +247,8 @@ def test_many_jobs_leave_no_thread_and_the_scheduler_as_it_was(scheduler):
         job = Job(lambda stage: numbers(4).compute()).start()
         if number % 2:
             job.cancel()
-        assert job.wait(LONG).state == ("cancelled" if number % 2 else "done")
+        # One that is cancelled may have come to its end before.
+        assert job.wait(LONG).state in (("cancelled", "done") if number % 2 else ("done",))
     until(lambda: threading.active_count() <= before)
     assert dask.config.get("scheduler", None) is usual
 

@@ -303,9 +303,9 @@ class _Pages:
         """What the first tab would wait for: the page's imports, compiled kernels, the image that it begins with."""
         from . import page as _page  # noqa: F401
 
-        self.engine.conventional(*next(iter(self.choices.detectors.values())))
-        if self.choices.placed:
-            with suppress(InputError):  # the page says it
+        with suppress(InputError):  # the page says it
+            self.engine.conventional(*next(iter(self.choices.detectors.values())))
+            if self.choices.placed:
                 self.engine.look(self.choices)
 
     def _proxy(self, size: int) -> xr.DataArray:

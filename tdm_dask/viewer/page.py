@@ -6,7 +6,7 @@ import html
 import importlib.metadata
 import importlib.resources
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -455,7 +455,7 @@ class Page:
             card(self.evidence.panel()),
             **wide,
         )  # fmt: skip
-        page = pn.Template(_skeleton())
+        page = _Template(_skeleton())
         page.add_variable("title", self.title)
         page.add_variable("facts", self._facts())
         page.add_variable("theme", self._theme)
@@ -473,6 +473,15 @@ class Page:
         detector = " x ".join(map(str, counts.shape[2:]))
         summed = "" if bin == 1 else f", each the sum of {bin} x {bin}"
         return f"{shape} probe positions, {detector} detector pixels{summed}"
+
+
+class _Template(pn.Template):
+    """A template whose models are counted once, not again for each of its parts: a second less for a page."""
+
+    def _init_doc(self, doc: Any = None, *arguments: Any, **options: Any) -> Any:
+        doc = doc if doc is not None else pn.state.curdoc
+        with nullcontext() if doc is None else doc.models.freeze():
+            return super()._init_doc(doc, *arguments, **options)
 
 
 def _raise(error: Exception) -> None:
