@@ -78,6 +78,11 @@ class Source(ABC):
         """Probe positions (y, x) that are best read together."""
         return 1, self.shape[1]
 
+    @property
+    def grain(self) -> tuple[int, int]:
+        """Probe positions (y, x) that can be read without reading others."""
+        return self.tile
+
     def detector_window(self, pixels: np.ndarray | None) -> Window:
         """The window (ky, kx) that holds every pixel which `blocks` delivers when `pixels` are needed."""
         if pixels is None:
@@ -276,6 +281,10 @@ class Shards(Source):
     def tile(self) -> tuple[int, int]:
         return self.array.shard[0], self.array.shard[1]
 
+    @property
+    def grain(self) -> tuple[int, int]:
+        return self.array.inner[0], self.array.inner[1]
+
     def detector_window(self, pixels: np.ndarray | None) -> Window:
         ky, kx = super().detector_window(pixels)
         cy, cx = self.array.inner[2:]
@@ -379,6 +388,10 @@ class Crop(Source):
     @property
     def tile(self) -> tuple[int, int]:
         return self.source.tile
+
+    @property
+    def grain(self) -> tuple[int, int]:
+        return self.source.grain
 
     @property
     def counter_depth(self) -> int | None:  # type: ignore[override]

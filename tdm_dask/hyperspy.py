@@ -22,7 +22,7 @@ from . import deflection, detectors, masks, templates
 from .axes import SCAN
 from .blocks import Shards
 from .errors import InputError
-from .lazy import source_of
+from .lazy import in_small_chunks, source_of
 from .masks import Method, Normalisation
 from .opening import open as open_counts
 from .signals.conversion import from_signal, to_signal
@@ -67,9 +67,10 @@ def open_signal(path: StoreLike, *, navigator: Any = "auto", **options: Any) -> 
     Returns
     -------
     LazySignal2D
-        Dimensions (x, y|kx, ky). A plot reads the one chunk (a shard of the store, about 128 MiB of counts) that holds
-        the pattern shown. `from_signal` gives back the counts of the same store, so that functions of this package
-        read inside their tasks.
+        Dimensions (x, y|kx, ky). A plot reads the one chunk that holds the pattern shown. The chunks of a store are
+        the smallest parts of the scan that it can read alone, of some 30 MB, but no more than about 20 000.
+        `from_signal` gives back the counts of the same store, so that functions of this package read inside their
+        tasks.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def open_signal(path: StoreLike, *, navigator: Any = "auto", **options: Any) -> 
     (<LazySignal2D, title: counts in memory, dimensions: (5, 4|8, 8)>, 64.0)
     """
     counts = open_counts(path, **options)
-    signal = to_signal(counts)
+    signal = to_signal(counts.copy(data=in_small_chunks(counts.data)))
     if isinstance(navigator, str):
         if navigator != "auto":
             raise InputError(f'navigator is "{navigator}"; expected "auto", None, a signal or an image (y, x).')

@@ -24,13 +24,19 @@ from .resources import cores
 TASK_BYTES = 2**30
 # Least number of tasks for every core, so that the last one is not waited for alone.
 TASKS_PER_CORE = 3
+# Of a dask array of counts, and how many chunks it has where they are to be small.
+CHUNK_BYTES = 128 * 2**20
+MOST_CHUNKS = 20_000
 
 
 
-def as_dask(source: Source, chunk_bytes: int = 128 * 2**20) -> da.Array:
-    """A lazy dask array of a source's counts: whole detectors, tiles of the scan of about `chunk_bytes`."""
-    name = "counts-" + tokenize(source)
-    chunks = (*scan_chunks(source, chunk_bytes), (source.shape[2],), (source.shape[3],))
+def as_dask(source: Source, chunk_bytes: int = CHUNK_BYTES, *, tile: tuple[int, int] | None = None) -> da.Array:
+    """A lazy dask array of a source's counts: whole detectors, tiles of the scan of about `chunk_bytes`.
+
+    `tile` is what chunks are put together from, instead of what the source reads best together.
+    """
+    name = "counts-" + (tokenize(source) if tile is None else tokenize(source, chunk_bytes, tile))
+    chunks = (*scan_chunks(source, chunk_bytes, tile), (source.shape[2],), (source.shape[3],))
     origin = f"source-{name}"
     layer: dict[Any, Any] = {origin: DataNode(origin, source)}
     for i, (y0, y1) in enumerate(pairwise(_edges(chunks[0]))):
@@ -63,11 +69,23 @@ def crop(array: Any, window: tuple[slice, slice, slice, slice]) -> Any:
     return as_dask(source.cropped(window))
 
 
-def scan_chunks(source: Source, chunk_bytes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def in_small_chunks(array: Any) -> Any:
+    """Counts of a source in the smallest chunks that it reads alone, as far as these are not too many; others as they
+    are. For who looks at single patterns: a pass reads as it does from larger ones."""
+    source = source_of(array)
+    if source is None or isinstance(source, InMemory):
+        return array
+    chunk_bytes = math.prod(source.shape[:2]) * source.pattern_bytes // MOST_CHUNKS
+    return as_dask(source, chunk_bytes, tile=source.grain)
+
+
+def scan_chunks(
+    source: Source, chunk_bytes: int, tile: tuple[int, int] | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Chunks of the scan axes: runs of consecutive tiles, of about `chunk_bytes`, one tile at least."""
     ny, nx = source.shape[:2]
     offset = source.start[:2] if isinstance(source, Crop) else (0, 0)
-    ty, tx = source.tile
+    ty, tx = tile or source.tile
     tiles = max(1, chunk_bytes // (ty * tx * source.pattern_bytes))
     across = -(-nx // tx)
     if tiles >= across:

@@ -64,12 +64,18 @@ def test_a_plot_of_a_4_gb_store_reads_the_chunk_that_it_shows(tmp_path):
     assert len(ranges) == len(set(ranges)), "a chunk was read twice"
     np.testing.assert_array_equal(signal._plot.navigator_plot.ax.images[0].get_array(), totals)
     np.testing.assert_array_equal(signal._plot.signal_plot.ax.images[0].get_array(), block[0, 0])
+    # Of the shard a small part is read: the pattern, and the neighbours that lie in the same chunks.
+    ny, nx = (chunks[0] for chunks in signal.data.chunks[:2])
+    assert ny * nx * 256 * 256 * 2 <= 32 * 2**20
+    shard = (tmp_path / "scan.zarr" / "counts/c/0/0/0/0").stat().st_size
+    assert sum(stop - start for _, start, stop in ranges) < 0.3 * shard
     # Within the chunk nothing more is read; the next one is.
     counting.reads.clear()
-    signal.axes_manager.indices = (20, 7)
-    np.testing.assert_array_equal(signal._plot.signal_plot.ax.images[0].get_array(), block[7, 20])
+    signal.axes_manager.indices = (nx - 1, ny - 1)
+    np.testing.assert_array_equal(signal._plot.signal_plot.ax.images[0].get_array(), block[ny - 1, nx - 1])
     assert counting.reads == []
     signal.axes_manager.indices = (40, 7)
+    np.testing.assert_array_equal(signal._plot.signal_plot.ax.images[0].get_array(), block[7, 8])
     assert {key for key, _, _ in counting.reads} == {"counts/c/0/1/0/0"}
 
 
