@@ -322,6 +322,7 @@ def script(monkeypatch, tmp_path):
         small = ["--potential-sampling", "0.26", "--max-angle", "30", "--soft-edge", "0", "--scan-step", "1.5"]
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["simulate.py", *words, *small])
+            patch.syspath_prepend(str(workflows))  # as Python itself does for a script
             runpy.run_path(str(workflows / "simulate.py"))
 
     run.workflows = workflows
