@@ -144,8 +144,18 @@ def test_an_interrupted_reading_leaves_nothing_that_stands_in_the_way(store, tmp
 
     with mock.patch.object(opening.tdm, "proxy", interrupted), pytest.raises(Interrupted):
         pages(counts, out, source=store)
-    assert len(kept(out)) == 1
-    np.testing.assert_array_equal(pages(counts, out, source=store).engine.counts, counts)
+    (name,) = kept(out)
+    found = []
+
+    def goes_on(counts, *, path=None, **options):
+        if path is not None:
+            found.append((path.name, path.is_dir()))
+        return whole(counts, path=path, **options)
+
+    with mock.patch.object(opening.tdm, "proxy", goes_on):
+        np.testing.assert_array_equal(pages(counts, out, source=store).engine.counts, counts)
+    assert found == [(name, True)]  # with what was written before, which a conversion takes up
+    assert kept(out) == [name]
 
 
 def test_changed_counts_and_counts_in_memory_are_viewed_and_nothing_is_kept(store, tmp_path):

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -110,15 +111,17 @@ class Graphs:
                 self._graph = None
 
 
-class _Graph:
+class _Graph(ABC):
     """A graph while it is computed; what it may be computed by differs in how it is counted and stopped."""
 
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
 
+    @abstractmethod
     def compute(self, dsk: Any, keys: Any, options: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """The values of the keys."""
 
+    @abstractmethod
     def cancel(self) -> None:
         """Called by another thread."""
 
@@ -149,6 +152,9 @@ class _Here(_Graph):
 
     def compute(self, dsk: Any, keys: Any, options: dict[str, Any]) -> Any:
         return self._get(dsk, keys, callbacks=[_Tasks(self._graphs)._callback], **options)
+
+    def cancel(self) -> None:
+        return  # the next task looks
 
 
 class _OnThreads(_Here):

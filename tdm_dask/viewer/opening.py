@@ -23,7 +23,7 @@ import tdm_dask as tdm
 
 from ..axes import DESCAN
 from ..blocks import Shards, ZarrArray
-from ..errors import InputError, StoreError
+from ..errors import DiskFullError, InputError, StoreError
 from ..lazy import source_of
 from ..progress import Stage, progress_bar, silent
 from ..store import is_complete, is_store, stored_statistics
@@ -315,13 +315,21 @@ class _Pages:
                 return tdm.proxy(self.counts, bin=size)
         kept = self.out / f"{PROXY}-{tokenize(self.counts.data, self.counts.coords.to_dataset(), size)[:DIGITS]}.zarr"
         if kept.is_dir() and is_complete(kept):
-            with suppress(StoreError):  # it was damaged: then it is made anew
+            with suppress(StoreError):
                 return self._loaded(kept, size)
+            shutil.rmtree(kept)  # damaged: it is made anew
         self.out.mkdir(parents=True, exist_ok=True)
         for old in self.out.glob(f"{PROXY}-{'[0-9a-f]' * DIGITS}.zarr"):  # no other one, which may be the user's
-            shutil.rmtree(old)
+            if old != kept:
+                shutil.rmtree(old)
         with self.stage("proxy", self.counts.nbytes):
-            tdm.proxy(self.counts, bin=size, path=kept)
+            try:
+                tdm.proxy(self.counts, bin=size, path=kept)  # what was stopped goes on where it was
+            except DiskFullError:
+                raise
+            except StoreError:
+                shutil.rmtree(kept)
+                tdm.proxy(self.counts, bin=size, path=kept)
         return self._loaded(kept, size)
 
     def _loaded(self, kept: Path, size: int) -> xr.DataArray:
