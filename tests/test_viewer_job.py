@@ -14,7 +14,7 @@ import pytest
 
 from tdm_dask.errors import MaskError
 from tdm_dask.recipe import run_recipe
-from tdm_dask.viewer.job import Job, StageProgress, cancel_all
+from tdm_dask.viewer.job import Job, StageProgress
 
 DATA = Path(__file__).resolve().parents[1] / "tdm_dask" / "data"
 LONG = 60  # seconds that nothing here takes, unless it hangs
@@ -270,7 +270,7 @@ def test_closing_the_page_cancels_what_runs(gate):
     job = Job(lambda stage: numbers(50, passing).compute()).start()
     assert gate.begun.acquire(timeout=LONG)
     threading.Timer(0.2, gate.open.set).start()
-    cancel_all()
+    job.end()
     assert job.progress().state == "cancelled"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +15,6 @@ from ..progress import Stage
 from .graphs import LAST_TASKS_SECONDS, Cancelled, Graphs
 
 State = Literal["waiting", "running", "cancelled", "failed", "done"]
-
-_all: weakref.WeakSet[Job] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,6 @@ class Job:
         self._ended = threading.Event()
         self._graphs = Graphs(self._count)
         self._thread = threading.Thread(target=self._run, name="tdm-job", daemon=True)
-        _all.add(self)
 
     def start(self) -> Job:
         """Begin, and give back this job."""
@@ -183,6 +179,11 @@ class Job:
                 self._progress = JobProgress("cancelled", (), 0.0)
                 self._ended.set()
             self._graphs.cancel()
+
+    def end(self) -> JobProgress:
+        """Cancel it, as when its page is no longer served, and wait a little for its end."""
+        self.cancel()
+        return self.wait(LAST_TASKS_SECONDS)
 
     def wait(self, timeout: float | None = None) -> JobProgress:
         """Wait for its end, or so many seconds, and say how far it is."""
@@ -229,12 +230,3 @@ class Job:
                 if not stage.finished:
                     self._stages[index] = replace(stage, done=stage.done + done, total=stage.total + total)
                     return
-
-
-def cancel_all() -> None:
-    """Cancel every job of this process, as when the page is closed, and wait for their ends a little."""
-    jobs = [job for job in list(_all) if not job.progress().ended]
-    for job in jobs:
-        job.cancel()
-    for job in jobs:
-        job.wait(LAST_TASKS_SECONDS)

@@ -14,7 +14,6 @@ from ..recipe import RecipeResult, run_recipe
 from ..words import bytes_text, time_text
 from .choices import Choices
 from .engine import Look
-from .graphs import LAST_TASKS_SECONDS
 from .job import Job, JobProgress
 from .saving import save_recipe, save_shown
 
@@ -32,8 +31,7 @@ def end_job(out: Path) -> None:
     """End the work that writes to a folder, as when its page is no longer served."""
     _, job = _jobs.pop(out, (None, None))
     if job is not None:
-        job.cancel()
-        job.wait(LAST_TASKS_SECONDS)
+        job.end()
 
 
 class RunPanel:
