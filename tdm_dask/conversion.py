@@ -37,6 +37,7 @@ from .axes import (
     quantity_pair,
 )
 from .blocks import Crop, InMemory, Shards, ZarrArray
+from .codec import COMPRESSIONS
 from .conversion_job import (
     Job,
     check_shard,
@@ -56,7 +57,7 @@ from .reductions import State
 from .regions import crop as crop_counts
 from .repeats import repeated
 from .sampling import check_space
-from .shards import COMPRESSIONS, ahead
+from .shards import ahead
 from .sources import open_vendor
 from .statistics import flagged_pixels, valid_patterns, valid_pixels
 from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing

@@ -249,9 +249,9 @@ def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
 
 def _look_at_patterns(file: VendorFile) -> tuple[list[str], dict[str, int]]:
     """What a few patterns say of the others, and the bytes that a store will take and that are free here."""
+    from .codec import COMPRESSIONS
     from .errors import SourceError
     from .sampling import free_bytes, sample
-    from .shards import COMPRESSIONS
 
     free = free_bytes(Path())
     try:

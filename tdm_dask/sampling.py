@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from .blocks import Source
+from .codec import Codec
 from .errors import DiskFullError
 from .faults import faults
-from .shards import Codec, ShardedArray, choose_shards
+from .shards import ShardedArray, choose_shards
 from .sources.stacks import DetectorFirst
 
 # So many runs of so many patterns of a line, spread over the scan, as far as they cost no more bytes to read.

@@ -2,13 +2,15 @@
 
 A shard is one object of the store: its inner chunks one after another, then an index (offset and length of each
 inner chunk, little-endian uint64, in C order of the inner grid) and the index's crc32c. This module reads and writes
-that format directly, through zarr's store interface, for one codec chain: little-endian bytes, at most one
-compressor that numcodecs knows (blosc or zstd), and crc32c. A pass then decodes each inner chunk into one small
+that format directly, through zarr's store interface, for the codec chains of `codec`. A pass then decodes each inner
+chunk into one small
 reused buffer, where stock pipelines fill whole arrays at a quarter of the codec's speed. Any other chain is zarr's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import uuid
 from collections import deque
@@ -20,9 +22,6 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import google_crc32c
-import numcodecs.blosc
-import numcodecs.zstd
 import numpy as np
 import zarr
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
@@ -30,6 +29,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from .array_layout import array_layout
+from .codec import CRC, Codec, checksum, checksum_is_right
 from .errors import CorruptStoreError
 from .memory import copy_tiles
 
@@ -49,70 +50,6 @@ _MOST_READ = 1.1
 AHEAD = 1
 
 EMPTY = np.uint64(2**64 - 1)
-_CRC = 4
-
-# Blosc's own threads would take a lock around every call; the parallelism is one level up, in the tasks.
-numcodecs.blosc.use_threads = False
-
-
-@dataclass(frozen=True)
-class Codec:
-    """What turns the bytes of an inner chunk into stored bytes: a compressor and an optional checksum."""
-
-    compressor: str | None  # "blosc", "zstd" or None
-    options: tuple[tuple[str, Any], ...] = ()
-    checksum: bool = True
-
-    def encode(self, chunk: np.ndarray) -> tuple[bytes, ...]:
-        """Stored bytes of one C-contiguous, little-endian inner chunk, in pieces that follow each other."""
-        options = dict(self.options)
-        if self.compressor == "blosc":
-            data = numcodecs.blosc.compress(
-                chunk,
-                options["cname"].encode(),
-                options["clevel"],
-                _BLOSC_SHUFFLE[options["shuffle"]],
-                options.get("blocksize", 0),
-            )
-        elif self.compressor == "zstd":
-            data = numcodecs.zstd.compress(chunk, options.get("level", 0), options.get("checksum", False))
-        else:
-            data = chunk.tobytes()
-        return (data, google_crc32c.value(data).to_bytes(_CRC, "little")) if self.checksum else (data,)
-
-    def decode(self, data: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` from the stored bytes; ValueError where the checksum or the length is wrong."""
-        if self.checksum:
-            if len(data) < _CRC or not _checksum_is_right(data):
-                raise ValueError("its checksum is wrong")
-            data = data[:-_CRC]
-        flat = out.reshape(-1).view(np.uint8)
-        try:
-            if self.compressor == "blosc":
-                numcodecs.blosc.decompress(data, flat)
-            elif self.compressor == "zstd":
-                numcodecs.zstd.decompress(data, flat)
-            elif len(data) == len(flat):
-                flat[:] = data
-            else:
-                raise ValueError(f"it has {len(data)} bytes instead of {len(flat)}")
-        except RuntimeError as error:
-            raise ValueError(f"it cannot be decompressed ({error})") from None
-
-
-def _checksum_is_right(data: np.ndarray) -> bool:
-    return google_crc32c.value(data[:-_CRC]) == int.from_bytes(data[-_CRC:].tobytes(), "little")
-
-
-_BLOSC_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-
-COMPRESSIONS: dict[str | None, Codec] = {
-    "lz4": Codec("blosc", (("cname", "lz4"), ("clevel", 5), ("shuffle", "bitshuffle"))),
-    "zstd": Codec("blosc", (("cname", "zstd"), ("clevel", 3), ("shuffle", "bitshuffle"))),
-    None: Codec(None),
-}
-
-
 def choose_shards(
     shape: Sequence[int], itemsize: int, inner_bytes: int = INNER_BYTES, shard_bytes: int = SHARD_BYTES
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -251,7 +188,7 @@ class ShardedArray:
 
     @property
     def index_bytes(self) -> int:
-        return 16 * math.prod(self.inner_grid) + _CRC
+        return 16 * math.prod(self.inner_grid) + CRC
 
     def key(self, shard: Sequence[int]) -> str:
         """Key of a shard in the store."""
@@ -282,9 +219,9 @@ class ShardedArray:
         return self._parse_index(data, shard)
 
     def _parse_index(self, data: np.ndarray, shard: Sequence[int]) -> np.ndarray:
-        if not _checksum_is_right(data):
+        if not checksum_is_right(data):
             raise self._damaged(shard, "the checksum of its index is wrong, as after truncation")
-        return data[:-_CRC].view("<u8").astype(np.uint64).reshape(*self.inner_grid, 2)
+        return data[:-CRC].view("<u8").astype(np.uint64).reshape(*self.inner_grid, 2)
 
     def _damaged(self, shard: Sequence[int], why: str) -> CorruptStoreError:
         return CorruptStoreError(
@@ -404,73 +341,20 @@ class ShardedArray:
 def sealing(index: np.ndarray) -> tuple[bytes, bytes]:
     """What follows the inner chunks of a shard: their index, and its checksum."""
     table = index.astype("<u8").tobytes()
-    return table, google_crc32c.value(table).to_bytes(_CRC, "little")
+    return table, checksum(table)
 
 
 def sharded_array(array: zarr.Array) -> ShardedArray | None:
-    """The array as a ShardedArray, or None where its layout or codec chain is one that only zarr should decode."""
-    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+    """The array as a ShardedArray, or None where its layout or codec chain is one that only zarr should decode.
 
-    metadata = array.metadata
-    if array.ndim != 4 or metadata.zarr_format != 3 or len(metadata.codecs) != 1:
+    The layout is read from the array's `zarr.json`, which is the format; attributes of zarr's objects change.
+    """
+    store, path = array.store, array.path
+    text = get(store, f"{path}/zarr.json" if path else "zarr.json")
+    layout = None if text is None else array_layout(json.loads(text.tobytes()))
+    if layout is None:
         return None
-    sharding = metadata.codecs[0]
-    if not isinstance(sharding, ShardingCodec) or sharding.index_location.value != "end":
-        return None
-    kinds = [type(c) for c in sharding.index_codecs]
-    index_plain = kinds == [BytesCodec, Crc32cCodec] and _little(sharding.index_codecs[0])
-    encoding = metadata.chunk_key_encoding
-    if not index_plain or (encoding.name, getattr(encoding, "separator", "/")) != ("default", "/"):
-        return None
-    first, *rest = sharding.codecs
-    if not isinstance(first, BytesCodec) or not (_little(first) or array.dtype.itemsize == 1):
-        return None
-    checksum = bool(rest) and isinstance(rest[-1], Crc32cCodec)
-    compressors = rest[:-1] if checksum else rest
-    codec = Codec(None, checksum=checksum)
-    if len(compressors) == 1 and isinstance(compressors[0], BloscCodec):
-        b = compressors[0]
-        options = (
-            ("cname", str(getattr(b.cname, "value", b.cname))),
-            ("clevel", b.clevel),
-            ("shuffle", str(getattr(b.shuffle, "value", b.shuffle))),
-            ("blocksize", b.blocksize),
-        )
-        codec = Codec("blosc", options, checksum)
-    elif len(compressors) == 1 and isinstance(compressors[0], ZstdCodec):
-        codec = Codec("zstd", (("level", compressors[0].level), ("checksum", compressors[0].checksum)), checksum)
-    elif compressors:
-        return None
-    if array.shards is None or array.dtype.kind not in "uifb":
-        return None
-    return ShardedArray(
-        store=array.store_path.store,
-        path=array.store_path.path,
-        shape=_four(array.shape),
-        dtype=np.dtype(array.dtype).newbyteorder("="),
-        inner=_four(array.chunks),
-        shard=_four(array.shards),
-        codec=codec,
-        fill_value=array.fill_value,
-    )
-
-
-def _four(values: Sequence[int]) -> tuple[int, int, int, int]:
-    y, x, ky, kx = values
-    return y, x, ky, kx
-
-
-def _little(codec: Any) -> bool:
-    return getattr(codec.endian, "value", codec.endian) == "little"
-
-
-def zarr_compressors(codec: Codec) -> tuple[Any, ...]:
-    """The same chain as zarr codecs, for creating an array."""
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    options: dict[str, Any] = dict(codec.options)
-    compressors: tuple[Any, ...] = (BloscCodec(**options),) if codec.compressor == "blosc" else ()
-    return (*compressors, Crc32cCodec()) if codec.checksum else compressors
+    return ShardedArray(store, path, *(getattr(layout, field.name) for field in dataclasses.fields(layout)))
 
 
 def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:

@@ -29,10 +29,11 @@ from .axes import (
     missing_calibration,
 )
 from .blocks import Shards, Source, ZarrArray
+from .codec import Codec
 from .errors import CorruptStoreError, IncompleteStoreError, StoreError
 from .kernels import pattern_sums
 from .lazy import as_dask, source_of
-from .shards import EMPTY, Codec, ShardedArray, choose_shards, follow_tiles, sharded_array, zarr_compressors
+from .shards import EMPTY, ShardedArray, choose_shards, follow_tiles, sharded_array
 from .storage import StoreLike, name_of, reason_of, resolve, to_json, writing
 
 SCHEMA = 1
@@ -207,7 +208,7 @@ def create(
             dtype=dtype,
             chunks=inner,
             shards=shard,
-            compressors=zarr_compressors(codec) or None,
+            compressors=codec.in_zarr() or None,
             fill_value=0,
             dimension_names=list(DIMS),
             attributes={"units": "counts", "long_name": "detector counts"},

@@ -16,7 +16,7 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask import store as stores
-from tdm_dask.shards import COMPRESSIONS
+from tdm_dask.codec import COMPRESSIONS
 
 matplotlib.use("Agg")
 hs = pytest.importorskip("hyperspy.api")

@@ -22,10 +22,10 @@ import tdm_dask as tdm
 from tdm_dask import conversion_job, sampling
 from tdm_dask.blocks import InMemory
 from tdm_dask.cli import main
+from tdm_dask.codec import COMPRESSIONS
 from tdm_dask.errors import DiskFullError, InputError, ScanShapeError, SourceError
 from tdm_dask.repeats import pattern_marks, repeated
 from tdm_dask.sampling import sample
-from tdm_dask.shards import COMPRESSIONS
 from tdm_dask.sources import open_vendor
 from tdm_dask.store import stored_findings
 

@@ -17,8 +17,8 @@ from zarr.storage import LocalStore, WrapperStore
 
 import tdm_dask as tdm
 from tdm_dask import store as stores
+from tdm_dask.codec import COMPRESSIONS
 from tdm_dask.lazy import source_of
-from tdm_dask.shards import COMPRESSIONS
 
 
 class CountingStore(WrapperStore):

@@ -20,8 +20,9 @@ import tdm_dask as tdm
 from tdm_dask import errors
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.blocks import Shards, ZarrArray
+from tdm_dask.codec import COMPRESSIONS
 from tdm_dask.lazy import source_of
-from tdm_dask.shards import COMPRESSIONS, choose_shards, put, sharded_array, zarr_compressors
+from tdm_dask.shards import choose_shards, put, sharded_array
 from tdm_dask.store import stored_statistics, write_calibration
 
 DTYPES = [
@@ -247,7 +248,7 @@ def arrays(draw):
 
 
 def empty_array(shape, inner, shard, dtype, compression, store):
-    compressors = zarr_compressors(COMPRESSIONS[compression]) or None
+    compressors = COMPRESSIONS[compression].in_zarr() or None
     return zarr.create_array(
         store,
         name="counts",

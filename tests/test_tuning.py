@@ -26,7 +26,7 @@ import tdm_dask as tdm
 from tdm_dask import errors, masks, tuning
 from tdm_dask import store as stores
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.shards import COMPRESSIONS
+from tdm_dask.codec import COMPRESSIONS
 
 SHAPE = (9, 10, 13, 14)
 LAYOUTS = ["numpy", "chunked", "store", "crop of a store"]
