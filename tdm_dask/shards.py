@@ -3,8 +3,8 @@
 A shard is one object of the store: its inner chunks one after another, then an index (offset and length of each
 inner chunk, little-endian uint64, in C order of the inner grid) and the index's crc32c. This module reads and writes
 that format directly, through zarr's store interface, for the codec chains of `codec`. A pass then decodes each inner
-chunk into one small
-reused buffer, where stock pipelines fill whole arrays at a quarter of the codec's speed. Any other chain is zarr's.
+chunk into one small reused buffer, where stock pipelines fill whole arrays at a quarter of the codec's speed. Any other
+chain is zarr's.
 """
 
 from __future__ import annotations
@@ -347,14 +347,16 @@ def sealing(index: np.ndarray) -> tuple[bytes, bytes]:
 def sharded_array(array: zarr.Array) -> ShardedArray | None:
     """The array as a ShardedArray, or None where its layout or codec chain is one that only zarr should decode.
 
-    The layout is read from the array's `zarr.json`, which is the format; attributes of zarr's objects change.
+    The layout is read from the metadata as JSON, which is the format; the attributes of zarr's objects change.
     """
-    store, path = array.store, array.path
-    text = get(store, f"{path}/zarr.json" if path else "zarr.json")
-    layout = None if text is None else array_layout(json.loads(text.tobytes()))
+    if array.metadata.zarr_format != 3:
+        return None
+    written = array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
+    layout = array_layout(json.loads(written.to_bytes()))
     if layout is None:
         return None
-    return ShardedArray(store, path, *(getattr(layout, field.name) for field in dataclasses.fields(layout)))
+    parts = (getattr(layout, field.name) for field in dataclasses.fields(layout))
+    return ShardedArray(array.store, array.path, *parts)
 
 
 def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
