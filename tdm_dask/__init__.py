@@ -17,39 +17,39 @@ __version__ = "0.1.0"
 
 # Names are resolved on first use (PEP 562), so that importing the package costs next to nothing.
 _HOME = {
-    "open": "opening",
-    "convert": "conversion",
-    "convert_stack": "conversion",
-    "verify": "store",
-    "calibrate": "calibration",
-    "reciprocal": "calibration",
-    "descan": "beam_tilt",
-    "crop": "regions",
-    "bin": "regions",
-    "pixel_statistics": "statistics",
-    "disk": "detectors",
-    "annulus": "detectors",
-    "segments": "detectors",
-    "binary_template": "templates",
-    "gaussian_template": "templates",
-    "read_sites": "templates",
-    "write_sites": "templates",
-    "correlate": "masks",
-    "derive_mask": "masks",
-    "apply_mask": "masks",
-    "transfer_mask": "masks",
-    "proxy": "tuning",
-    "column_images": "tuning",
+    "open": "counts.opening",
+    "convert": "conversion.conversion",
+    "convert_stack": "conversion.conversion",
+    "verify": "reading.store",
+    "calibrate": "detector.calibration",
+    "reciprocal": "detector.calibration",
+    "descan": "detector.descan",
+    "crop": "counts.regions",
+    "bin": "counts.regions",
+    "pixel_statistics": "counts.statistics",
+    "disk": "detector.conventional_masks",
+    "annulus": "detector.conventional_masks",
+    "segments": "detector.conventional_masks",
+    "binary_template": "masks.templates",
+    "gaussian_template": "masks.templates",
+    "read_sites": "masks.templates",
+    "write_sites": "masks.templates",
+    "correlate": "masks.derivation",
+    "derive_mask": "masks.derivation",
+    "apply_mask": "masks.derivation",
+    "transfer_mask": "masks.derivation",
+    "proxy": "masks.proxies",
+    "column_images": "masks.proxies",
     "cross_talk": "evaluation.cross_talk",
-    "regularisation_curve": "ridge",
-    "matrix_view": "matrix",
-    "radial_profile": "profiles",
-    "thin": "thinning",
-    "split_electrons": "thinning",
+    "regularisation_curve": "masks.ridge",
+    "matrix_view": "imaging.matrix_view",
+    "radial_profile": "detector.radial_profiles",
+    "thin": "counts.thinning",
+    "split_electrons": "counts.thinning",
     "thinned_snr": "evaluation.noise",
     "lattice_snr": "evaluation.noise",
-    "principal_components": "components",
-    "nonnegative_components": "components",
+    "principal_components": "imaging.components",
+    "nonnegative_components": "imaging.components",
     "find_columns": "columns.finding",
     "Lattice": "columns.lattice",
     "sites_from_cif": "columns.crystal",
@@ -57,19 +57,19 @@ _HOME = {
     "refine_columns": "columns.refinement",
     "refined_sites": "columns.refinement",
     "displacements": "columns.displacement",
-    "symmetrise_mask": "symmetry",
-    "centre_of_mass": "deflection",
-    "differential_phase_contrast": "deflection",
-    "integrated_centre_of_mass": "phase",
-    "scan_rotation": "phase",
-    "line_profile": "line_profiles",
-    "averaged_profile": "line_profiles",
-    "profile_sites": "line_profiles",
-    "profile_peaks": "line_profiles",
-    "running_mask": "streaming",
-    "live_image": "streaming",
-    "collection_aperture": "aperture",
-    "match_thickness": "thickness",
+    "symmetrise_mask": "masks.symmetry",
+    "centre_of_mass": "imaging.deflection",
+    "differential_phase_contrast": "imaging.deflection",
+    "integrated_centre_of_mass": "imaging.phase",
+    "scan_rotation": "imaging.phase",
+    "line_profile": "imaging.line_profiles",
+    "averaged_profile": "imaging.line_profiles",
+    "profile_sites": "imaging.line_profiles",
+    "profile_peaks": "imaging.line_profiles",
+    "running_mask": "masks.live",
+    "live_image": "masks.live",
+    "collection_aperture": "masks.aperture",
+    "match_thickness": "imaging.thickness",
     "simulate": "simulation.multislice",
     "simulate_pacbed": "simulation.multislice",
     "offset_scan": "evaluation.offsets",
@@ -84,14 +84,14 @@ _HOME = {
     "open_signal": "hyperspy",
     "counting_variance": "evaluation.counting_noise",
     "evidence": "evaluation.verdict",
-    "follow": "arrival",
+    "follow": "counts.arrival",
     "occupancy_table": "evaluation.occupancy",
     "detection_limit": "evaluation.occupancy",
     "crystal_block": "simulation.specimens",
-    "run_recipe": "recipe",
+    "run_recipe": "recipe.run",
     "label_counts": "axes",
-    "view": "viewer",
-    "progress_bar": "progress",
+    "view": "viewer.opening",
+    "progress_bar": "cluster.progress",
     "write_report": "report.writing",
 }
 _MODULES = {"errors", "hyperspy"}
@@ -101,12 +101,8 @@ __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 if TYPE_CHECKING:
     from . import errors as errors
     from . import hyperspy as hyperspy
-    from .aperture import collection_aperture as collection_aperture
-    from .arrival import follow as follow
     from .axes import label_counts as label_counts
-    from .beam_tilt import descan as descan
-    from .calibration import calibrate as calibrate
-    from .calibration import reciprocal as reciprocal
+    from .cluster.progress import progress_bar as progress_bar
     from .columns.crystal import sites_from_cif as sites_from_cif
     from .columns.displacement import displacements as displacements
     from .columns.finding import find_columns as find_columns
@@ -114,15 +110,22 @@ if TYPE_CHECKING:
     from .columns.refinement import refine_columns as refine_columns
     from .columns.refinement import refined_sites as refined_sites
     from .columns.registration import register_sites as register_sites
-    from .components import nonnegative_components as nonnegative_components
-    from .components import principal_components as principal_components
-    from .conversion import convert as convert
-    from .conversion import convert_stack as convert_stack
-    from .deflection import centre_of_mass as centre_of_mass
-    from .deflection import differential_phase_contrast as differential_phase_contrast
-    from .detectors import annulus as annulus
-    from .detectors import disk as disk
-    from .detectors import segments as segments
+    from .conversion.conversion import convert as convert
+    from .conversion.conversion import convert_stack as convert_stack
+    from .counts.arrival import follow as follow
+    from .counts.opening import open as open
+    from .counts.regions import bin as bin
+    from .counts.regions import crop as crop
+    from .counts.statistics import pixel_statistics as pixel_statistics
+    from .counts.thinning import split_electrons as split_electrons
+    from .counts.thinning import thin as thin
+    from .detector.calibration import calibrate as calibrate
+    from .detector.calibration import reciprocal as reciprocal
+    from .detector.conventional_masks import annulus as annulus
+    from .detector.conventional_masks import disk as disk
+    from .detector.conventional_masks import segments as segments
+    from .detector.descan import descan as descan
+    from .detector.radial_profiles import radial_profile as radial_profile
     from .evaluation.counting_noise import counting_variance as counting_variance
     from .evaluation.cross_talk import cross_talk as cross_talk
     from .evaluation.cross_talk import gap_contrast as gap_contrast
@@ -138,45 +141,42 @@ if TYPE_CHECKING:
     from .evaluation.offsets import offset_scan as offset_scan
     from .evaluation.verdict import evidence as evidence
     from .hyperspy import open_signal as open_signal
-    from .line_profiles import averaged_profile as averaged_profile
-    from .line_profiles import line_profile as line_profile
-    from .line_profiles import profile_peaks as profile_peaks
-    from .line_profiles import profile_sites as profile_sites
-    from .masks import apply_mask as apply_mask
-    from .masks import correlate as correlate
-    from .masks import derive_mask as derive_mask
-    from .masks import transfer_mask as transfer_mask
-    from .matrix import matrix_view as matrix_view
-    from .opening import open as open
-    from .phase import integrated_centre_of_mass as integrated_centre_of_mass
-    from .phase import scan_rotation as scan_rotation
-    from .profiles import radial_profile as radial_profile
-    from .progress import progress_bar as progress_bar
-    from .recipe import run_recipe as run_recipe
-    from .regions import bin as bin
-    from .regions import crop as crop
+    from .imaging.components import nonnegative_components as nonnegative_components
+    from .imaging.components import principal_components as principal_components
+    from .imaging.deflection import centre_of_mass as centre_of_mass
+    from .imaging.deflection import differential_phase_contrast as differential_phase_contrast
+    from .imaging.line_profiles import averaged_profile as averaged_profile
+    from .imaging.line_profiles import line_profile as line_profile
+    from .imaging.line_profiles import profile_peaks as profile_peaks
+    from .imaging.line_profiles import profile_sites as profile_sites
+    from .imaging.matrix_view import matrix_view as matrix_view
+    from .imaging.phase import integrated_centre_of_mass as integrated_centre_of_mass
+    from .imaging.phase import scan_rotation as scan_rotation
+    from .imaging.thickness import match_thickness as match_thickness
+    from .masks.aperture import collection_aperture as collection_aperture
+    from .masks.derivation import apply_mask as apply_mask
+    from .masks.derivation import correlate as correlate
+    from .masks.derivation import derive_mask as derive_mask
+    from .masks.derivation import transfer_mask as transfer_mask
+    from .masks.live import live_image as live_image
+    from .masks.live import running_mask as running_mask
+    from .masks.proxies import column_images as column_images
+    from .masks.proxies import proxy as proxy
+    from .masks.ridge import regularisation_curve as regularisation_curve
+    from .masks.symmetry import symmetrise_mask as symmetrise_mask
+    from .masks.templates import binary_template as binary_template
+    from .masks.templates import gaussian_template as gaussian_template
+    from .masks.templates import read_sites as read_sites
+    from .masks.templates import write_sites as write_sites
+    from .reading.store import verify as verify
+    from .recipe.run import run_recipe as run_recipe
     from .report.writing import write_report as write_report
-    from .ridge import regularisation_curve as regularisation_curve
     from .signals.conversion import from_signal as from_signal
     from .signals.conversion import to_signal as to_signal
     from .simulation.multislice import simulate as simulate
     from .simulation.multislice import simulate_pacbed as simulate_pacbed
     from .simulation.specimens import crystal_block as crystal_block
-    from .statistics import pixel_statistics as pixel_statistics
-    from .store import verify as verify
-    from .streaming import live_image as live_image
-    from .streaming import running_mask as running_mask
-    from .symmetry import symmetrise_mask as symmetrise_mask
-    from .templates import binary_template as binary_template
-    from .templates import gaussian_template as gaussian_template
-    from .templates import read_sites as read_sites
-    from .templates import write_sites as write_sites
-    from .thickness import match_thickness as match_thickness
-    from .thinning import split_electrons as split_electrons
-    from .thinning import thin as thin
-    from .tuning import column_images as column_images
-    from .tuning import proxy as proxy
-    from .viewer import view as view
+    from .viewer.opening import view as view
 
 
 def __getattr__(name: str) -> Any:

@@ -112,12 +112,12 @@ class TdmAccessor:
         return sorted(name for name, need in _OF_ARRAYS.items() if _suits(self._array, need))
 
     def __repr__(self) -> str:
-        from .describe import overview, overview_text
+        from .report.description import overview, overview_text
 
         return overview_text(overview(self._array))
 
     def _repr_html_(self) -> str:
-        from .describe import overview, overview_html
+        from .report.description import overview, overview_html
 
         return overview_html(overview(self._array))
 

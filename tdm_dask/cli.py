@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from .errors import InputError
-from .session import STOPPED, WRONG, Output, complain, run
+from .session import STOPPED, WRONG, complain, run
+from .words import Output
 
 if TYPE_CHECKING:
-    from .progress import Stage
+    from .cluster.progress import Stage
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -254,7 +255,7 @@ def _logs(out: str | Path) -> Path | None:
 
 
 def _plan_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -> Output:
-    from .plan import plan_recipe
+    from .recipe.plan import plan_recipe
 
     plan = plan_recipe(recipe, out, overwrite=overwrite, stage=stage)
     plan.check()
@@ -262,8 +263,8 @@ def _plan_recipe(recipe: Path, out: str | Path, overwrite: bool, stage: Stage) -
 
 
 def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, notebook: bool, stage: Stage) -> Output:
-    from .plan import plan_recipe
-    from .recipe import run_recipe
+    from .recipe.plan import plan_recipe
+    from .recipe.run import run_recipe
 
     if notebook:  # what is missing is said now, not after hours
         from .report.notebook import check_notebook
@@ -272,8 +273,8 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, notebook: bool, 
     plan = plan_recipe(recipe, out, overwrite=overwrite, stage=stage)
     plan.check()
     result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
-    from .report import write_report
-    from .storage import within
+    from .report.writing import write_report
+    from .shards.objects import within
 
     with stage("report"):
         report = write_report(result, plan, notebook=notebook)
@@ -310,7 +311,7 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, notebook: bool, 
 @common
 def info(path: str | Path, **options: Any) -> int:
     """Say what is in a vendor file or a store: shape, axes, checks, and the command to convert it."""
-    from .describe import describe
+    from .report.description import describe
 
     session = {key: options.pop(key) for key in ("as_json", "debug")}
     return run(lambda stage: describe(path, options), **session)
@@ -335,8 +336,8 @@ def convert(source: str | Path, store: str | Path, start: str, compression: str,
     def work(stage: Stage) -> Output:
         import tdm_dask
 
-        from .conversion import stack_stores
-        from .describe import describe
+        from .conversion.conversion import stack_stores
+        from .report.description import describe
 
         nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
         keywords = options | {
@@ -391,8 +392,8 @@ def calibrate(store: str | Path, **options: Any) -> int:
     def work(stage: Stage) -> Output:
         import tdm_dask
 
-        from .describe import describe
-        from .store import stored_statistics, write_calibration
+        from .reading.store import stored_statistics, write_calibration
+        from .report.description import describe
 
         known = {key: value for key, value in options.items() if value is not None}
         with stage("calibrate"):
@@ -419,8 +420,8 @@ def descan(store: str | Path, clear: bool, **session: Any) -> int:
     def work(stage: Stage) -> Output:
         import tdm_dask
 
-        from .describe import describe
-        from .store import clear_descan, write_calibration
+        from .reading.store import clear_descan, write_calibration
+        from .report.description import describe
 
         if clear:
             clear_descan(store)
@@ -444,8 +445,8 @@ def image(store: str | Path, detector: str, out: str | Path, overwrite: bool, **
     def work(stage: Stage) -> Output:
         import tdm_dask
 
-        from .detectors import parse_detector
-        from .image_file import check_image_path, write_image
+        from .detector.conventional_masks import parse_detector
+        from .report.image_file import check_image_path, write_image
 
         file = check_image_path(out, overwrite)
         counts = tdm_dask.open(store)
@@ -493,7 +494,7 @@ def view_command(store: str | Path, browser: bool | None, out: str | Path | None
                 f"tdm view needs the package {missing[0].replace('_', '-')}, which is not here; install it with pip "
                 'install "tdm-dask[view]".'
             )
-        from .viewer import view_store
+        from .viewer.opening import view_store
         from .viewer.server import has_display
 
         options["memory"] = options.pop("proxy_memory")

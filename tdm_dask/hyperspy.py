@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -18,19 +19,22 @@ import xarray as xr
 import zarr
 from hyperspy.signal import BaseSignal
 
-from . import deflection, detectors, masks, templates
 from .axes import SCAN
-from .blocks import Shards
+from .counts.opening import open as open_counts
+from .detector import conventional_masks as detectors
 from .errors import InputError
-from .lazy import in_small_chunks, source_of
-from .masks import Method, Normalisation
-from .opening import open as open_counts
+from .imaging import deflection
+from .masks import derivation as masks
+from .masks import templates
+from .masks.derivation import Method, Normalisation
+from .reading.blocks import Shards
+from .reading.lazy import in_small_chunks, source_of
+from .shards.objects import StoreLike
 from .signals.conversion import from_signal, to_signal
 from .signals.mask import shown_as_asked
 from .signals.operands import detector_operand, mask_operand, scan_operand, template_operand
 from .signals.regions import roi_sites
 from .signals.tuner import TemplateTuner
-from .storage import StoreLike
 
 __all__ = [
     "TemplateTuner",
@@ -453,11 +457,10 @@ def computed(array: xr.DataArray, stage: str, nbytes: int, show_progressbar: boo
 
 
 def _made_by(function: str, signal: BaseSignal, options: Mapping[str, Any]) -> str:
-    from . import __version__
-
     given = {k: _in_words(v) for k, v in options.items() if v is not None}
     title = str(signal.metadata.get_item("General.title", default=""))
-    return json.dumps({"function": function, "version": __version__, "signal": title, "options": given})
+    version = importlib.metadata.version("tdm-dask")
+    return json.dumps({"function": function, "version": version, "signal": title, "options": given})
 
 
 def _in_words(value: Any) -> Any:

@@ -16,24 +16,36 @@ from typing import Any
 
 from .errors import InputError
 
-# Rooms by subject, in the order in which work goes.
+# Rooms by subject, in the order of the wings.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "Data in and out": ("opening", "conversion", "store", "arrival", "axes", "signals.conversion"),
-    "Calibration": ("calibration", "beam_tilt", "regions", "statistics", "profiles"),
-    "Detectors and templates": ("detectors", "templates"),
-    "Masks and images": ("masks", "ridge", "symmetry", "tuning", "streaming", "aperture"),
+    "Data in and out": (
+        *("counts.opening", "counts.arrival", "conversion.conversion", "reading.store", "axes", "signals.conversion"),
+    ),
+    "Counts": ("counts.statistics", "counts.regions", "counts.thinning"),
+    "The detector": (
+        *("detector.calibration", "detector.descan", "detector.conventional_masks", "detector.radial_profiles"),
+    ),
     "Atom columns": (
         *("columns.finding", "columns.lattice", "columns.crystal", "columns.registration"),
         *("columns.refinement", "columns.displacement"),
     ),
+    "Masks and their images": (
+        *("masks.templates", "masks.derivation", "masks.ridge", "masks.symmetry"),
+        *("masks.proxies", "masks.live", "masks.aperture"),
+    ),
+    "What is seen without a template": (
+        *("imaging.components", "imaging.matrix_view", "imaging.deflection", "imaging.phase"),
+        *("imaging.line_profiles", "imaging.thickness"),
+    ),
     "What a mask is evidence for": (
         *("evaluation.cross_talk", "evaluation.held_out", "evaluation.verdict", "evaluation.offsets"),
         *("evaluation.null", "evaluation.influence", "evaluation.noise", "evaluation.counting_noise"),
-        *("evaluation.occupancy", "thinning"),
+        "evaluation.occupancy",
     ),
-    "Beside it": ("components", "matrix", "deflection", "phase", "line_profiles", "thickness"),
     "Simulation": ("simulation.multislice", "simulation.specimens", "simulation.defects"),
-    "Whole analyses and where they compute": ("recipe", "report.writing", "viewer", "cluster", "progress"),
+    "Whole analyses and where they compute": (
+        *("recipe.run", "report.writing", "viewer.opening", "cluster.schedulers", "cluster.progress"),
+    ),
     "HyperSpy, figures and errors": ("hyperspy", "plot", "accessor", "errors"),
 }
 _PACKAGE = __package__

@@ -12,21 +12,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
+from .words import Output
+
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a command has to say, for people and for machines."""
-
-    text: str
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -42,7 +35,7 @@ def run(
     Parameters
     ----------
     work : callable
-        Called with a :data:`tdm_dask.progress.Stage`.
+        Called with a :data:`tdm_dask.cluster.progress.Stage`.
     as_json, debug : bool
         Print JSON, and no progress bar; show tracebacks.
     scheduler, **cluster
@@ -56,8 +49,8 @@ def run(
     """
     import dask
 
-    from .cluster import scheduler as use_scheduler
-    from .progress import ProgressBars
+    from .cluster.progress import ProgressBars
+    from .cluster.schedulers import scheduler as use_scheduler
 
     if not debug:  # before distributed is imported, and for its workers: what they log is for developers
         loggers = ("distributed", "distributed.client", "asyncio")

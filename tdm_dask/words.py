@@ -1,8 +1,10 @@
-"""Bytes, times and tables in words, the same everywhere."""
+"""Bytes, times and tables in words, the same everywhere, and what a command has to say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 
 def bytes_text(nbytes: float) -> str:
@@ -48,3 +50,11 @@ def table_text(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
         "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in (heads, *rows)
     ]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command has to say, for people and for machines."""
+
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from small_stores import converted, poisson
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.describe import overview
+from tdm_dask.report.description import overview
 
 
 def first_parameter(name: str) -> str:

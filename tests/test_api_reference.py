@@ -14,7 +14,7 @@ import pytest
 
 import tdm_dask as tdm
 from tdm_dask import errors, plot, reference
-from tdm_dask.cluster import scheduler
+from tdm_dask.cluster.schedulers import scheduler
 
 PUBLIC: dict[str, Any] = {
     **{f"tdm_dask.{name}": getattr(tdm, name) for name in tdm._HOME},

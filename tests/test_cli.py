@@ -16,7 +16,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask.cli import main
-from tdm_dask.cluster import scheduler, walltime_seconds
+from tdm_dask.cluster.schedulers import scheduler, walltime_seconds
 from tdm_dask.errors import DiskFullError, InputError, WorkerLostError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "lifepo4_001.mib"
@@ -41,7 +41,7 @@ def converted(tmp_path_factory):
     """A store of the sample, calibrated."""
     store = tmp_path_factory.mktemp("cli") / "scan.zarr"
     counts = tdm.convert(SAMPLE, store)
-    from tdm_dask.store import write_calibration
+    from tdm_dask.reading.store import write_calibration
 
     write_calibration(store, tdm.calibrate(counts, semi_angle=23.5, scan_step=0.3225))
     return store
@@ -248,7 +248,7 @@ def test_a_failure_names_the_stages_that_were_finished(run, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no figure today")
 
-    monkeypatch.setattr("tdm_dask.report.write_report", fail)
+    monkeypatch.setattr("tdm_dask.report.writing.write_report", fail)
     code, _, err = run("demo")
     assert code == 1
     assert "no figure today; finished and kept: convert, calibrate, correlate, images, evidence." in err
@@ -259,13 +259,13 @@ def test_warnings_of_the_package_are_notes_and_others_are_left_out(run, monkeypa
         warnings.warn_explicit("5 sites dropped.", UserWarning, tdm.__file__, 1)
         warnings.warn_explicit("numba is unhappy", UserWarning, "/somewhere/numba.py", 1)
 
-    monkeypatch.setattr("tdm_dask.describe.describe", warn_then(warn))
+    monkeypatch.setattr("tdm_dask.report.description.describe", warn_then(warn))
     code, _, err = run("info", SAMPLE)
     assert (code, err) == (0, "tdm: note: 5 sites dropped.\n")
 
 
 def warn_then(warn):
-    from tdm_dask.describe import describe
+    from tdm_dask.report.description import describe
 
     def described(*args, **kwargs):
         warn()
@@ -310,7 +310,7 @@ def test_a_walltime_is_read_as_slurm_reads_it(walltime, seconds):
     ("name", "sentence"), [("importlib.util.find_spec", 'install "tdm-dask[slurm]"'), ("shutil.which", "sbatch")]
 )
 def test_slurm_that_is_not_here_is_one_sentence(name, sentence, run, monkeypatch, tmp_path):
-    monkeypatch.setattr(f"tdm_dask.cluster.{name}", lambda *arguments: None)
+    monkeypatch.setattr(f"tdm_dask.cluster.schedulers.{name}", lambda *arguments: None)
     code, _, err = run("convert", SAMPLE, "new.zarr", "--slurm")
     assert code == 2
     assert sentence in err
@@ -321,7 +321,7 @@ def test_slurm_that_is_not_here_is_one_sentence(name, sentence, run, monkeypatch
 def test_a_deferred_cluster_starts_with_the_first_computation_and_is_planned_for_before():
     from distributed import get_client
 
-    from tdm_dask.lazy import cores
+    from tdm_dask.reading.lazy import cores
 
     with scheduler(workers=2, cores=3, memory="1GiB", deferred=True, announce=False) as client:
         assert client is None
@@ -334,7 +334,7 @@ def test_a_deferred_cluster_starts_with_the_first_computation_and_is_planned_for
 
 
 def test_a_lost_worker_is_named_as_such(monkeypatch):
-    monkeypatch.setattr("tdm_dask.cluster.ALLOWED_FAILURES", 0)
+    monkeypatch.setattr("tdm_dask.cluster.schedulers.ALLOWED_FAILURES", 0)
     code = "import os; os._exit(1)"
     with (
         pytest.raises(WorkerLostError, match="finished stages are kept"),
@@ -355,7 +355,7 @@ def test_a_scheduler_file_joins_its_cluster(tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch):
-    monkeypatch.setattr("tdm_dask.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("tdm_dask.cluster.schedulers.CONNECT_SECONDS", 1)
     with pytest.raises(InputError, match="No dask scheduler answers"), scheduler("tcp://127.0.0.1:1"):
         pass
 

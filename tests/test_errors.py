@@ -348,9 +348,9 @@ def dying(counts):
 def test_a_worker_that_is_lost_again_and_again(tmp_path, monkeypatch):
     from distributed import KilledWorker
 
-    from tdm_dask.cluster import scheduler
+    from tdm_dask.cluster.schedulers import scheduler
 
-    monkeypatch.setattr("tdm_dask.cluster.ALLOWED_FAILURES", 0)
+    monkeypatch.setattr("tdm_dask.cluster.schedulers.ALLOWED_FAILURES", 0)
     lazy = scan().chunk(y=4)
     path = tmp_path / "scan.zarr"
     with (

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from tdm_dask.recipe_file import load_recipe
+from tdm_dask.recipe.recipe_file import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,13 +21,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import tdm_dask as tdm
+from tdm_dask.counts.thinning import split_electrons
+from tdm_dask.detector.radial_profiles import radial_profile, scattering_angle
 from tdm_dask.evaluation.noise import lattice_snr, thinned_snr
 from tdm_dask.plot import plot_image, plot_mask
 from tdm_dask.plot.drawing import draw_image, draw_sites
 from tdm_dask.plot.profiles import CORRELATION, INTENSITY, plot_radial_profile
 from tdm_dask.plot.style import INK, new_figure, styled
-from tdm_dask.profiles import radial_profile, scattering_angle
-from tdm_dask.thinning import split_electrons
 
 ANNULUS = (30.0, 60.0)  # mrad
 BEYOND = 25.0  # mrad, just outside the bright-field disk

@@ -20,8 +20,8 @@ import numpy as np
 import xarray as xr
 
 import tdm_dask as tdm
-from tdm_dask.aperture import collection_aperture
 from tdm_dask.evaluation.cross_talk import correlations
+from tdm_dask.masks.aperture import collection_aperture
 from tdm_dask.plot import plot_image
 from tdm_dask.plot.aperture import plot_aperture, plot_aperture_signals
 from tdm_dask.plot.drawing import draw_sites

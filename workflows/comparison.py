@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
-from tdm_dask.detectors import parse_detector
+from tdm_dask.detector.conventional_masks import parse_detector
 from tdm_dask.evaluation.cross_talk import correlations, gap_contrast
-from tdm_dask.line_profiles import averaged_profile, normalised, profile_peaks, profile_sites
-from tdm_dask.phase import centre_of_mass, integrated_centre_of_mass, scan_rotation
+from tdm_dask.imaging.line_profiles import averaged_profile, normalised, profile_peaks, profile_sites
+from tdm_dask.imaging.phase import centre_of_mass, integrated_centre_of_mass, scan_rotation
 from tdm_dask.plot.drawing import draw_image, draw_sites
 from tdm_dask.plot.phase import plot_deflection, plot_line_profiles
 from tdm_dask.plot.style import new_figure, styled

@@ -24,8 +24,8 @@ import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
 import tdm_dask as tdm
-from tdm_dask.components import nonnegative_components, principal_components
 from tdm_dask.evaluation.cross_talk import correlations
+from tdm_dask.imaging.components import nonnegative_components, principal_components
 from tdm_dask.plot import plot_columns
 from tdm_dask.plot.components import plot_components
 from tdm_dask.plot.drawing import draw_disk, extent_lengths

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 import tdm_dask as tdm
-from tdm_dask.detectors import parse_detector
+from tdm_dask.detector.conventional_masks import parse_detector
 from tdm_dask.evaluation.occupancy import detection_limit, equivalent_columns, equivalent_places, occupancy_table
 from tdm_dask.plot.drawing import bare, draw_image, draw_mask
 from tdm_dask.plot.occupancy import plot_detection, plot_occupancy

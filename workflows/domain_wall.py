@@ -39,11 +39,11 @@ from tdm_dask.columns.displacement import displacements
 from tdm_dask.columns.finding import find_columns
 from tdm_dask.columns.lattice import Lattice
 from tdm_dask.columns.refinement import refine_columns, refined_sites
-from tdm_dask.detectors import parse_detector
+from tdm_dask.detector.conventional_masks import parse_detector
+from tdm_dask.masks.symmetry import symmetrise_mask
 from tdm_dask.plot.displacements import plot_displacements
 from tdm_dask.plot.drawing import bare, draw_image, draw_mask, draw_sites
 from tdm_dask.plot.style import COLOURS, INK, new_figure, styled
-from tdm_dask.symmetry import symmetrise_mask
 
 SIGMA = 0.35  # angstrom, of the Gaussians of templates
 REGION = 24.0  # mrad, of the detector that masks may use

@@ -21,11 +21,11 @@ import numpy as np
 import xarray as xr
 
 import tdm_dask as tdm
-from tdm_dask.arrival import follow
+from tdm_dask.counts.arrival import follow
 from tdm_dask.evaluation.cross_talk import correlations
+from tdm_dask.masks.live import LiveImage, RunningMask
 from tdm_dask.plot.drawing import draw_mask
 from tdm_dask.plot.style import COLOURS, INK, MARKERS, STYLE, new_figure
-from tdm_dask.streaming import LiveImage, RunningMask
 
 ARGUMENTS = known_scan.arguments(
     __doc__,

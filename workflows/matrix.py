@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 import tdm_dask as tdm
-from tdm_dask.matrix import matrix_view
+from tdm_dask.imaging.matrix_view import matrix_view
 from tdm_dask.plot.matrix import plot_matrix
 from tdm_dask.plot.style import new_figure
 

@@ -19,9 +19,9 @@ import numpy as np
 import xarray as xr
 
 import tdm_dask as tdm
+from tdm_dask.imaging.thickness import match_thickness
 from tdm_dask.plot.style import new_figure
 from tdm_dask.plot.thickness import plot_matched_patterns, plot_misfit
-from tdm_dask.thickness import match_thickness
 
 ARGUMENTS = known_scan.arguments(
     __doc__,

@@ -31,8 +31,8 @@ from typing import Any
 import known_scan
 
 from tdm_dask.axes import quantity
+from tdm_dask.cluster.progress import progress_bar
 from tdm_dask.errors import TdmError
-from tdm_dask.progress import progress_bar
 from tdm_dask.simulation.defects import add_defect, fig4_defects
 from tdm_dask.simulation.multislice import BLOCKS, PRESETS, simulate
 from tdm_dask.simulation.specimens import Specimen, crystal_block, lifepo4, pbtio3_wall

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 import tdm_dask as tdm
+from tdm_dask.cluster.progress import progress_bar
 from tdm_dask.plot import (
     plot_columns,
     plot_cross_talk,
@@ -29,7 +30,6 @@ from tdm_dask.plot import (
     plot_sites,
     save_figure,
 )
-from tdm_dask.progress import progress_bar
 
 out = known_scan.arguments(__doc__, sample_only=True).out
 out.mkdir(parents=True, exist_ok=True)

@@ -27,9 +27,9 @@ from typing import Any
 import dask
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
 
-from .cluster_watch import ClusterWatch
-from .errors import InputError, TdmError, WorkerLostError
+from ..errors import InputError, TdmError, WorkerLostError
 from .resources import PLANNED_CORES
+from .watch import ClusterWatch
 
 # What an existing scheduler, and the workers of this machine, may take to answer.
 CONNECT_SECONDS = 15

@@ -11,9 +11,9 @@ import xarray as xr
 
 from ..axes import SCAN
 from ..errors import SiteError
-from ..sites import Array
 from .lattice import Drift, Lattice
 from .lattice_fit import drift_basis, drift_terms
+from .sites import Array
 
 _TILE = 96
 _REACH = 5.0  # sigma

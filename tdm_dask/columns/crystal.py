@@ -16,9 +16,9 @@ from scipy.spatial.distance import squareform
 
 from ..axes import quantity
 from ..errors import SiteError
-from ..sites import Array
 from .lattice import Lattice
 from .periodicity import reduced
+from .sites import Array
 
 Content = dict[str, float]
 

@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 
 from ..axes import SCAN, quantity
 from ..errors import InputError, SiteError
-from ..sites import Array
 from .refinement import COLUMN
+from .sites import Array
 
 # Between the nearest neighbours and the next in all of the lattices with 3, 4 or 6 neighbours of another kind.
 _FARTHEST = 1.5

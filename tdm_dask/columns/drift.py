@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SiteError
-from ..sites import Array
+from .sites import Array
 
 # Beyond the columns that it was fitted to, by this part of half their extent, a drift stays what it is.
 _BEYOND = 1.1

@@ -13,8 +13,8 @@ from skimage.feature import peak_local_max
 
 from ..axes import SCAN, VALID_PATTERNS, quantity, require_unit, step_of
 from ..errors import InputError, SiteError
-from ..sites import Array
 from .refinement import Contrast, refine_columns, refined_sites
+from .sites import Array
 
 # A fifth of the distance between columns smooths noise and leaves neighbours apart: two Gaussians whose width is their
 # own (about a quarter of the distance) together with this are still two peaks.

@@ -14,11 +14,11 @@ import xarray as xr
 
 from ..axes import SCAN, quantity, require_unit
 from ..errors import SiteError
-from ..sites import Array, Sites, sites_by_kind
 from .drift import Drift, fixed, ideal_positions
 from .finding import Contrast, column_heights, find_columns, scan_image
 from .lattice_fit import Fit, fit_lattice, folded, motif_spacing
 from .periodicity import lattice_vectors, spectrum
+from .sites import Array, Sites, sites_by_kind
 
 # Half of this is how far a column may lie from its site: halfway to the next would be half the spacing.
 _TOLERANCE = 0.35

@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import squareform
 
 from ..errors import SiteError
-from ..sites import Array
 from .drift import drift_basis, drift_terms, ideal_positions
+from .sites import Array
 
 Index = npt.NDArray[np.int64]
 

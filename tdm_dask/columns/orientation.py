@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.ndimage import maximum_filter
 
 from ..errors import SiteError
-from ..sites import Array
 from .lattice import Lattice
 from .periodicity import Spectrum
+from .sites import Array
 
 _FINEST = 1.1  # 1/angstrom: finer detail than this no probe of today shows in a thick crystal
 _BLUR = 0.4  # angstrom: a typical width of columns, which decides how much fine detail counts

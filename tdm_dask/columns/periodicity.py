@@ -11,8 +11,8 @@ from skimage.feature import peak_local_max
 
 from ..axes import SCAN
 from ..errors import SiteError
-from ..sites import Array
 from .finding import smoothed
+from .sites import Array
 
 _PADDING = 4
 # Part of the strongest amplitude below which side lobes of the window and walls take over.

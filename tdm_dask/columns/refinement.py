@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from ..axes import SCAN, TEMPLATE, quantity, require_unit, step_of
 from ..errors import InputError, SiteError
-from ..sites import Array, Sites, sites_by_kind
+from .sites import Array, Sites, sites_by_kind
 
 Contrast = Literal["bright", "dark"]
 

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import xarray as xr
 
 from ..axes import SCAN, step_of
+from ..counts.statistics import region_flags
 from ..errors import InputError, SiteError
-from ..sites import Array
-from ..statistics import region_flags
 from .column_model import Model, rendered, without_plane
 from .crystal import atomic_numbers
 from .finding import scan_image
 from .lattice import Lattice
 from .orientation import orientations
 from .periodicity import spectrum
+from .sites import Array
 from .trials import Trial, apart, merged, tried
 
 ColumnContrast = Literal["adf", "abf"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .axes import quantity
-from .errors import SiteError
+from ..axes import quantity
+from ..errors import SiteError
 
 Array = npt.NDArray[np.float64]
 Sites = npt.ArrayLike | Mapping[str, npt.ArrayLike]

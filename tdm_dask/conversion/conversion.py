@@ -22,8 +22,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from . import store as stores
-from .axes import (
+from ..axes import (
     DESCAN,
     DETECTOR,
     DIMS,
@@ -36,9 +35,23 @@ from .axes import (
     missing_calibration,
     quantity_pair,
 )
-from .blocks import Crop, InMemory, Shards, ZarrArray
-from .codec import COMPRESSIONS
-from .conversion_job import (
+from ..counts.opening import label_vendor, warn_of_doubts
+from ..counts.regions import crop as crop_counts
+from ..counts.statistics import flagged_pixels, valid_patterns, valid_pixels
+from ..errors import CorruptStoreError, CountsError, InputError, StoreError
+from ..passes.reductions import State
+from ..reading import store as stores
+from ..reading.blocks import Crop, InMemory, Shards, ZarrArray
+from ..reading.lazy import source_of
+from ..reading.store import SIDECARS
+from ..reading.thinned import Thinned
+from ..shards.codec import COMPRESSIONS
+from ..shards.objects import StoreLike, list_keys, name_of, resolve, to_json, writing
+from ..shards.sharded_array import ahead
+from ..sources.faults import faults, without_nan
+from ..sources.formats.registry import open_vendor
+from ..sources.repeats import repeated
+from .job import (
     Job,
     check_shard,
     check_unchanged,
@@ -49,20 +62,7 @@ from .conversion_job import (
     read_together,
     tile_of,
 )
-from .errors import CorruptStoreError, CountsError, InputError, StoreError
-from .faults import faults, without_nan
-from .lazy import source_of
-from .opening import label_vendor, warn_of_doubts
-from .reductions import State
-from .regions import crop as crop_counts
-from .repeats import repeated
 from .sampling import check_space
-from .shards import ahead
-from .sources import open_vendor
-from .statistics import flagged_pixels, valid_patterns, valid_pixels
-from .storage import StoreLike, list_keys, name_of, resolve, to_json, writing
-from .store import SIDECARS
-from .thinning_source import Thinned
 
 # The arguments that say how a file is read.
 _LAYOUT = tuple(name for name in inspect.signature(open_vendor).parameters if name not in ("path", "frame"))

@@ -15,17 +15,17 @@ import numcodecs.blosc
 import numpy as np
 from zarr.core.sync import sync
 
-from . import kernels
-from .blocks import Block, Crop, Source
-from .errors import CorruptStoreError, SourceError, StoreError, TdmError
-from .memory import Buffers, read_only
-from .reductions import Moments, State
-from .repeats import pattern_marks
-from .shards import InnerChunk, ShardedArray, get, put
-from .sources import identity
-from .stalls import waiting_for, watched
-from .storage import flush, name_of, object_size, reason_of, writing
-from .store import SIDECARS, pattern_totals, same_sums
+from ..errors import CorruptStoreError, SourceError, StoreError, TdmError
+from ..kernels.exact_sums import exact_sums
+from ..passes.reductions import Moments, State
+from ..reading.blocks import Block, Crop, Source
+from ..reading.memory import Buffers, read_only
+from ..reading.stalls import waiting_for, watched
+from ..reading.store import SIDECARS, pattern_totals, same_sums
+from ..shards.objects import flush, name_of, object_size, reason_of, writing
+from ..shards.sharded_array import InnerChunk, ShardedArray, get, put
+from ..sources.repeats import pattern_marks
+from ..sources.vendor import identity
 
 # Largest tile of a source that a task holds as a whole, to write several shards from it. There is memory for one such
 # task at a time in a process, whatever its number of threads.
@@ -101,7 +101,7 @@ class ShardSums:
         ny, nx = counts.shape[:2]
         matrix = read_only(counts.view(unsigned).reshape(ny * nx, -1))
         totals = np.zeros(ny * nx, np.uint64)
-        kernels.exact_sums(
+        exact_sums(
             matrix,
             self._counted[chunk.ky, chunk.kx].ravel(),
             self._state["total"],

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .blocks import Source
-from .codec import Codec
-from .errors import DiskFullError
-from .faults import faults
-from .shards import ShardedArray, choose_shards
-from .sources.stacks import DetectorFirst
+from ..errors import DiskFullError
+from ..reading.blocks import Source
+from ..shards.codec import Codec
+from ..shards.sharded_array import ShardedArray, choose_shards
+from ..sources.faults import faults
+from ..sources.stacks import DetectorFirst
 
 # So many runs of so many patterns of a line, spread over the scan, as far as they cost no more bytes to read.
 _RUNS, _PATTERNS = 8, 16
@@ -86,7 +86,7 @@ def sample(source: Source, used: np.ndarray | None = None) -> Sample | None:
 
     Examples
     --------
-    >>> from tdm_dask.blocks import InMemory
+    >>> from tdm_dask.reading.blocks import InMemory
     >>> sample(InMemory(np.zeros((9, 40, 8, 8), np.uint16))).count
     128
     """

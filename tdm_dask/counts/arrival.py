@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .axes import VALID_PATTERNS, check_counts, label_counts
-from .blocks import BLOCK_BYTES, RawFrames, Source
-from .errors import ScanShapeError, SourceError
-from .lazy import as_dask, source_of
+from ..axes import VALID_PATTERNS, check_counts, label_counts
+from ..errors import ScanShapeError, SourceError
+from ..reading.blocks import BLOCK_BYTES, RawFrames, Source
+from ..reading.lazy import as_dask, source_of
+from ..sources.stacks import PartialScan
 from .opening import open as open_counts
-from .sources.stacks import PartialScan
 
 Stream = Iterable[tuple[slice, slice, np.ndarray]]
 

@@ -14,10 +14,11 @@ from typing import Any
 import xarray as xr
 from zarr.abc.store import Store
 
-from .axes import FINDINGS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts, missing_calibration
-from .lazy import as_dask
-from .sources import VendorFile, open_vendor
-from .store import StoreLike, is_store, open_store
+from ..axes import FINDINGS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts, missing_calibration
+from ..reading.lazy import as_dask
+from ..reading.store import StoreLike, is_store, open_store
+from ..sources.formats.registry import open_vendor
+from ..sources.vendor import VendorFile
 
 
 def open(

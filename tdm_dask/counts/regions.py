@@ -11,10 +11,10 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from .axes import DESCAN, DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, named
-from .errors import RegionError
-from .lazy import crop as crop_array
-from .shifts import shifted
+from ..axes import DESCAN, DETECTOR, DIMS, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, named
+from ..errors import RegionError
+from ..reading.lazy import crop as crop_array
+from ..reading.shifts import shifted
 from .statistics import descan_shifts, valid_pixels
 
 FLAGS = (VALID_PIXELS, VALID_PATTERNS)

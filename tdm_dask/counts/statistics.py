@@ -9,22 +9,13 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from .axes import (
-    DESCAN,
-    DETECTOR,
-    SCAN,
-    VALID_PATTERNS,
-    VALID_PIXELS,
-    check_counts,
-    named,
-    require_same_coordinates,
-)
-from .blocks import Crop, Shards
-from .errors import CoordinateError, RegionError
-from .lazy import source_of
-from .passes import moments
-from .shifts import distinct, reach, seen_by_all
-from .store import GATHERED, stored_statistics
+from ..axes import DESCAN, DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, check_counts, named, require_same_coordinates
+from ..errors import CoordinateError, RegionError
+from ..passes.graphs import moments
+from ..reading.blocks import Crop, Shards
+from ..reading.lazy import source_of
+from ..reading.shifts import distinct, reach, seen_by_all
+from ..reading.store import GATHERED, stored_statistics
 
 
 def pixel_statistics(counts: xr.DataArray, *, scan_region: Any = None) -> xr.Dataset:

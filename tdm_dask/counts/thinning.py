@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .axes import check_counts
-from .errors import InputError
-from .thinning_source import Thinning, thinned
+from ..axes import check_counts
+from ..errors import InputError
+from ..reading.thinned import Thinning, thinned
 
 # Facts of the acquisition that go with the number of electrons.
 _DOSES = ("electrons_per_probe", "electrons_per_square_angstrom")

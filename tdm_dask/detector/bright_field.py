@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage, optimize, special
 from skimage.measure import find_contours
 
-from .errors import CalibrationError
+from ..errors import CalibrationError
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

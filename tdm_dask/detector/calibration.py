@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import (
+from ..axes import (
     DETECTOR,
     FINDINGS,
     SCAN,
@@ -30,10 +30,10 @@ from .axes import (
     step_of,
     unit_of,
 )
+from ..counts.statistics import pacbed as mean_pattern
+from ..counts.statistics import valid_pixels
+from ..errors import CalibrationError, CoordinateError, InputError
 from .bright_field import BrightFieldDisk, find_bf_disk
-from .errors import CalibrationError, CoordinateError, InputError
-from .statistics import pacbed as mean_pattern
-from .statistics import valid_pixels
 
 __all__ = ["BrightFieldDisk", "calibrate", "detector_to_scan", "find_bf_disk", "reciprocal"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import DETECTOR, TEMPLATE, named, quantity, require_unit, step_of
-from .errors import MaskError
-from .statistics import valid_pixels
+from ..axes import DETECTOR, TEMPLATE, named, quantity, require_unit, step_of
+from ..counts.statistics import valid_pixels
+from ..errors import MaskError
 
 Array = npt.NDArray[np.float64]
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import xarray as xr
 from scipy import ndimage
 
-from .axes import DESCAN, DETECTOR, SCAN, check_counts, step_of, unit_of
-from .blocks import Window, bounding_box
+from ..axes import DESCAN, DETECTOR, SCAN, check_counts, step_of, unit_of
+from ..counts.statistics import stored_pacbed, used_patterns, valid_pixels
+from ..errors import CalibrationError
+from ..passes.graphs import tile_means
+from ..reading.blocks import Window, bounding_box
 from .bright_field import despiked, find_bf_disk
-from .errors import CalibrationError
-from .passes import tile_means
-from .statistics import stored_pacbed, used_patterns, valid_pixels
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import DETECTOR, VALID_PIXELS, quantity, require_unit, step_of
-from .errors import RegionError
-from .statistics import valid_pixels
+from ..axes import DETECTOR, VALID_PIXELS, quantity, require_unit, step_of
+from ..counts.statistics import valid_pixels
+from ..errors import RegionError
 
 ANGLE = "angle"
 REGION = "detector_region"

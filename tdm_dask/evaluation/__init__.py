@@ -1,1 +1,4 @@
-"""What images are worth: cross-talk, noise, and what a mask is evidence for."""
+"""What images are worth: cross-talk, noise, held-out halves, and what a mask is evidence for.
+
+May import: masks and what lies below. Used by figures, recipes, the report and the page.
+"""

@@ -7,7 +7,7 @@ import xarray as xr
 
 from ..axes import DETECTOR
 from ..errors import InputError, MaskError
-from ..masks import Normalisation, apply_mask, check_normalisation
+from ..masks.derivation import Normalisation, apply_mask, check_normalisation
 
 
 def counting_variance(

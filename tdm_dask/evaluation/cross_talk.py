@@ -14,8 +14,8 @@ import xarray as xr
 from scipy.spatial import cKDTree
 
 from ..axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, named, require_same_coordinates, require_unit
+from ..columns.sites import sites_by_kind
 from ..errors import TemplateError
-from ..sites import sites_by_kind
 
 KIND = "kind"
 

@@ -15,14 +15,14 @@ import numpy as np
 import xarray as xr
 
 from ..axes import IMAGE, SCAN, TEMPLATE, VALID_PATTERNS, check_counts, named
-from ..block_moments import block_edges, block_moments
+from ..counts.statistics import used_patterns
+from ..counts.thinning import split_electrons
 from ..errors import InputError, RegionError, TemplateError
-from ..masks import NORMALISATION_OF, apply_mask, derive_mask
-from ..ridge import LAMBDA, LAMBDAS, RidgeOptions, RidgeProblem, chosen_path
-from ..ridge_solver import RidgePath, SecondMoments, pearson_path, read_on, response
-from ..statistics import used_patterns
-from ..templates import check_template
-from ..thinning import split_electrons
+from ..kernels.ridge_solver import RidgePath, SecondMoments, pearson_path, read_on, response
+from ..masks.derivation import NORMALISATION_OF, apply_mask, derive_mask
+from ..masks.ridge import LAMBDA, LAMBDAS, RidgeOptions, RidgeProblem, chosen_path
+from ..masks.templates import check_template
+from ..passes.block_moments import block_edges, block_moments
 from .cross_talk import cross_talk
 
 Method = Literal["pearson", "ridge"]

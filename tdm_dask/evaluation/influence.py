@@ -11,11 +11,11 @@ import xarray as xr
 
 from ..axes import SCAN, TEMPLATE, check_counts, quantity
 from ..columns.refinement import refine_columns
+from ..columns.sites import sites_by_kind
 from ..errors import InputError, SiteError
-from ..masks import NORMALISATION_OF, Method, apply_mask, derive_mask
-from ..sites import sites_by_kind
-from ..symmetry import Group, symmetrise_mask
-from ..templates import gaussian_template
+from ..masks.derivation import NORMALISATION_OF, Method, apply_mask, derive_mask
+from ..masks.symmetry import Group, symmetrise_mask
+from ..masks.templates import gaussian_template
 
 Array = npt.NDArray[np.float64]
 

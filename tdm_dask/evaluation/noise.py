@@ -22,8 +22,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from ..axes import SCAN, TEMPLATE, VALID_PATTERNS, require_same_coordinates, require_unit, step_of
+from ..counts.statistics import region_flags
 from ..errors import InputError, RegionError
-from ..statistics import region_flags
 
 Array = npt.NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from scipy.spatial import cKDTree
 from scipy.stats import false_discovery_control
 
 from ..axes import DETECTOR, SCAN, TEMPLATE, check_counts, named, quantity, require_unit
+from ..columns.sites import Sites, sites_by_kind
 from ..errors import InputError, SiteError
-from ..masks import correlate
-from ..sites import Sites, sites_by_kind
-from ..templates import gaussian_template
+from ..masks.derivation import correlate
+from ..masks.templates import gaussian_template
 
 Array = npt.NDArray[np.float64]
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from ..axes import SCAN, TEMPLATE, quantity, require_unit
+from ..columns.sites import Array, Sites, sites_by_kind
 from ..errors import InputError, SiteError
-from ..sites import Array, Sites, sites_by_kind
 
 COLUMN = "column"
 # Fewest intact columns from which a scatter is taken.

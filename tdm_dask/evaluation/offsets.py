@@ -14,11 +14,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from ..axes import SCAN, TEMPLATE, check_counts, named, quantity, require_unit, step_of
+from ..counts.statistics import descan_shifts, detector_weights, used_patterns
 from ..errors import InputError, TemplateError
-from ..reductions import prepare_templates
-from ..second_moments import gram
-from ..statistics import descan_shifts, detector_weights, used_patterns
-from ..templates import check_template
+from ..masks.templates import check_template
+from ..passes.reductions import prepare_templates
+from ..passes.second_moments import gram
 
 Array = npt.NDArray[np.float64]
 

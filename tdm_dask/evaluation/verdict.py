@@ -12,8 +12,8 @@ import xarray as xr
 from scipy.stats import norm
 
 from ..axes import TEMPLATE, check_counts, quantity
-from ..sites import sites_by_kind
-from ..templates import gaussian_template
+from ..columns.sites import sites_by_kind
+from ..masks.templates import gaussian_template
 from .null import null_distribution
 from .offsets import offset_scan
 

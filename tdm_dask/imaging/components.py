@@ -9,13 +9,8 @@ import dask
 import numpy as np
 import xarray as xr
 
-from .axes import DETECTOR, SCAN, check_counts, named
-from .errors import CountsError, InputError
-from .factors import Eigenvectors, block_krylov, largest_eigenvectors, nonnegative_factors, signed
-from .passes import images, moments
-from .reductions import prepare_masks
-from .second_moments import gram, normal_product
-from .statistics import (
+from ..axes import DETECTOR, SCAN, check_counts, named
+from ..counts.statistics import (
     counts_facts,
     descan_shifts,
     detector_coords,
@@ -25,6 +20,11 @@ from .statistics import (
     used_patterns,
     valid_patterns,
 )
+from ..errors import CountsError, InputError
+from ..kernels.factors import Eigenvectors, block_krylov, largest_eigenvectors, nonnegative_factors, signed
+from ..passes.graphs import images, moments
+from ..passes.reductions import prepare_masks
+from ..passes.second_moments import gram, normal_product
 
 COMPONENT = "component"
 

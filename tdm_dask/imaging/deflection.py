@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, quantity, require_unit
-from .calibration import detector_to_scan
-from .errors import InputError, MaskError
-from .masks import apply_mask
-from .statistics import detector_weights
+from ..axes import DETECTOR, SCAN, TEMPLATE, check_counts, quantity, require_unit
+from ..counts.statistics import detector_weights
+from ..detector.calibration import detector_to_scan
+from ..errors import InputError, MaskError
+from ..masks.derivation import apply_mask
 
 COMPONENT = "component"
 Background = Literal["none", "mean", "plane"]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from .axes import SCAN, TEMPLATE, axis_coordinate, quantity, require_unit, step_of
-from .errors import InputError, RegionError
+from ..axes import SCAN, TEMPLATE, axis_coordinate, quantity, require_unit, step_of
+from ..errors import InputError, RegionError
 
 DISTANCE = "distance"
 

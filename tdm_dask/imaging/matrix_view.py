@@ -8,12 +8,17 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from .axes import DETECTOR, TEMPLATE, check_counts, quantity, require_same_coordinates, require_unit, step_of, unit_of
-from .binned_rows import binned_matrix, bins_in_order, pattern_sums, prepare_bins, row_bins, row_means
-from .errors import InputError, MaskError, RegionError
-from .masks import Normalisation, check_normalisation
-from .passes import lazily, moments
-from .statistics import (
+from ..axes import (
+    DETECTOR,
+    TEMPLATE,
+    check_counts,
+    quantity,
+    require_same_coordinates,
+    require_unit,
+    step_of,
+    unit_of,
+)
+from ..counts.statistics import (
     counts_facts,
     descan_shifts,
     detector_weights,
@@ -22,6 +27,10 @@ from .statistics import (
     used_patterns,
     valid_pixels,
 )
+from ..errors import InputError, MaskError, RegionError
+from ..masks.derivation import Normalisation, check_normalisation
+from ..passes.binned_rows import binned_matrix, bins_in_order, pattern_sums, prepare_bins, row_bins, row_means
+from ..passes.graphs import lazily, moments
 
 Order = Literal["sorted", "concatenated"]
 

@@ -13,11 +13,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from .axes import SCAN, electron_wavelength, quantity, require_unit, step_of
-from .calibration import detector_to_scan
+from ..axes import SCAN, electron_wavelength, quantity, require_unit, step_of
+from ..detector.calibration import detector_to_scan
+from ..errors import CoordinateError, InputError
+from ..passes.graphs import lazily
 from .deflection import COMPONENT, DIRECTION, centre_of_mass, check_choice, differential_phase_contrast
-from .errors import CoordinateError, InputError
-from .passes import lazily
 
 __all__ = ["centre_of_mass", "differential_phase_contrast", "integrated_centre_of_mass", "scan_rotation"]
 

@@ -11,9 +11,9 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import map_coordinates
 from scipy.optimize import minimize
 
-from .axes import DETECTOR, VALID_PIXELS, quantity, require_unit, step_of
-from .errors import CoordinateError, CountsError, InputError, RegionError
-from .statistics import region_flags
+from ..axes import DETECTOR, VALID_PIXELS, quantity, require_unit, step_of
+from ..counts.statistics import region_flags
+from ..errors import CoordinateError, CountsError, InputError, RegionError
 
 THICKNESS = "thickness"
 # Blocks of the detector that are drawn again for the error: rings, and sectors of one quadrant.

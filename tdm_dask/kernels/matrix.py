@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .moments import REORDER
+
 # Pixels that are normalised, four patterns of them, before they are added up: as many as the second-level cache takes,
 # for then several of them share a column of the picture.
 TILE = 4096
@@ -98,3 +100,35 @@ def _grouped(columns: np.ndarray, number: int, order: np.ndarray, starts: np.nda
         order[places[b]] = j
         places[b] += 1
     return groups
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+def centred_rows(
+    block: np.ndarray, columns: np.ndarray, places: np.ndarray, mean: np.ndarray, rows: np.ndarray
+) -> None:
+    """Some pixels of a block in float32, less their mean over the block: what is squared in float32 loses nothing.
+
+    Parameters
+    ----------
+    block : ndarray of any real dtype, shape (patterns, pixels)
+    columns : ndarray of int, shape (n,)
+        Pixels of the block that are taken.
+    places : ndarray of int, shape (n,)
+        Where each of them goes in `mean` and `rows`.
+    mean : ndarray of float64
+        Filled in: the mean of each pixel.
+    rows : ndarray of float32, shape (patterns, places)
+        Filled in: the counts less that mean, subtracted in float64.
+    """
+    total = np.zeros(len(columns))
+    for i in range(len(block)):
+        row = block[i]
+        for j in range(len(columns)):
+            total[j] += np.float64(row[columns[j]])
+    for j in range(len(columns)):
+        total[j] /= len(block)
+        mean[places[j]] = total[j]
+    for i in range(len(block)):
+        row, out = block[i], rows[i]
+        for j in range(len(columns)):
+            out[places[j]] = np.float32(np.float64(row[columns[j]]) - total[j])

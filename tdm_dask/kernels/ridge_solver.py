@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh
 
-from .errors import TemplateError
+from ..errors import TemplateError
 
 Array = npt.NDArray[np.float64]
 

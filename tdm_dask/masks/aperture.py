@@ -10,9 +10,9 @@ import xarray as xr
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.optimize import minimize
 
-from .axes import DETECTOR, TEMPLATE, VALID_PIXELS, quantity, require_unit, step_of
-from .detectors import disk
-from .errors import InputError, MaskError
+from ..axes import DETECTOR, TEMPLATE, VALID_PIXELS, quantity, require_unit, step_of
+from ..detector.conventional_masks import disk
+from ..errors import InputError, MaskError
 
 CAVEAT = (
     "Chosen from elastic scattering alone: how much of a column's inelastic scattering enters the aperture, and how "

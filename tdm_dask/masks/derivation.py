@@ -13,12 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from .axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
-from .errors import InputError, MaskError
-from .passes import images, lazily, moments
-from .reductions import prepare_masks, prepare_templates
-from .ridge import RidgeOptions, ridge_masks
-from .statistics import (
+from ..axes import DETECTOR, SCAN, TEMPLATE, check_counts, require_same_coordinates
+from ..counts.statistics import (
     counts_facts,
     descan_shifts,
     detector_coords,
@@ -30,6 +26,10 @@ from .statistics import (
     valid_patterns,
     valid_pixels,
 )
+from ..errors import InputError, MaskError
+from ..passes.graphs import images, lazily, moments
+from ..passes.reductions import prepare_masks, prepare_templates
+from .ridge import RidgeOptions, ridge_masks
 from .templates import check_template
 
 Method = Literal["pearson", "mean-scaled", "ridge"]
@@ -360,7 +360,7 @@ def transfer_mask(
     """
     from scipy.interpolate import RegularGridInterpolator
 
-    from .axes import unit_of
+    from ..axes import unit_of
 
     for dim in DETECTOR:
         if dim not in mask.dims or dim not in counts.dims:

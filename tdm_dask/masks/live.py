@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .arrival import GrowingFile, Stream, replay
-from .axes import SCAN, TEMPLATE, check_counts
-from .blocks import InMemory, bounding_box
-from .errors import CountsError, InputError, TemplateError
-from .masks import (
+from ..axes import SCAN, TEMPLATE, check_counts
+from ..counts.arrival import GrowingFile, Stream, replay
+from ..counts.statistics import descan_shifts, detector_weights, valid_patterns
+from ..errors import CountsError, InputError, TemplateError
+from ..passes.graphs import Descan, images_result, moments_result, run_pass
+from ..passes.reductions import Images, Moments, Reduction, State, Templates, prepare_templates
+from ..reading.blocks import InMemory, bounding_box
+from ..reading.shifts import distinct, reach
+from .derivation import (
     Method,
     Normalisation,
     check_normalisation,
@@ -27,10 +31,6 @@ from .masks import (
     labelled_image,
     masks_for_pass,
 )
-from .passes import Descan, images_result, moments_result, run_pass
-from .reductions import Images, Moments, Reduction, State, Templates, prepare_templates
-from .shifts import distinct, reach
-from .statistics import descan_shifts, detector_weights, valid_patterns
 
 
 class _Arriving:

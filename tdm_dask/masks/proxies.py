@@ -17,16 +17,11 @@ import numpy as np
 import xarray as xr
 from dask.utils import format_bytes
 
-from .axes import DETECTOR, VALID_PIXELS, check_counts, named
-from .blocks import InMemory, bounding_box
-from .conversion import convert
-from .errors import CorruptStoreError, MemoryLimitError, RegionError
-from .lazy import as_dask, cores, scan_chunks, source_of
-from .masks import NORMALISATION_OF, Method, Normalisation, apply_mask, check_normalisation, derive_mask
-from .regions import bin as bin_counts
-from .regions import crop, descanned, dtype_of_sums, zeroed
-from .ridge import RidgeOptions
-from .statistics import (
+from ..axes import DETECTOR, VALID_PIXELS, check_counts, named
+from ..conversion.conversion import convert
+from ..counts.regions import bin as bin_counts
+from ..counts.regions import crop, descanned, dtype_of_sums, zeroed
+from ..counts.statistics import (
     counts_facts,
     descan_shifts,
     detector_coords,
@@ -34,7 +29,12 @@ from .statistics import (
     pixels_read,
     stored_maxima,
 )
-from .storage import StoreLike
+from ..errors import CorruptStoreError, MemoryLimitError, RegionError
+from ..reading.blocks import InMemory, bounding_box
+from ..reading.lazy import as_dask, cores, scan_chunks, source_of
+from ..shards.objects import StoreLike
+from .derivation import NORMALISATION_OF, Method, Normalisation, apply_mask, check_normalisation, derive_mask
+from .ridge import RidgeOptions
 
 # Counts of the region that one task reads, a tile of the scan at least: few tasks, and little beside the proxy.
 BLOCK_BYTES = 32 * 2**20

@@ -24,12 +24,10 @@ import numpy as np
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from .axes import DETECTOR, IMAGE, SCAN, TEMPLATE, check_counts, named
-from .block_moments import block_edges, block_moments
-from .errors import InputError
-from .passes import lazily, moments
-from .reductions import prepare_masks, prepare_templates
-from .ridge_solver import (
+from ..axes import DETECTOR, IMAGE, SCAN, TEMPLATE, check_counts, named
+from ..counts.statistics import descan_shifts, detector_weights, scan_region_text, statistics_dataset, used_patterns
+from ..errors import InputError
+from ..kernels.ridge_solver import (
     RidgePath,
     SecondMoments,
     conjugate_gradients_step,
@@ -38,14 +36,10 @@ from .ridge_solver import (
     ridge_path,
     separated,
 )
-from .second_moments import normal_product
-from .statistics import (
-    descan_shifts,
-    detector_weights,
-    scan_region_text,
-    statistics_dataset,
-    used_patterns,
-)
+from ..passes.block_moments import block_edges, block_moments
+from ..passes.graphs import lazily, moments
+from ..passes.reductions import prepare_masks, prepare_templates
+from ..passes.second_moments import normal_product
 from .templates import check_template
 
 Objective = Literal["both", "R", "excess"]

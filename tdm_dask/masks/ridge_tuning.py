@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .axes import TEMPLATE, check_counts
-from .errors import InputError
-from .masks import correlate
+from ..axes import TEMPLATE, check_counts
+from ..counts.statistics import descan_shifts, detector_weights, used_patterns
+from ..errors import InputError
+from ..kernels.ridge_solver import RidgeFactors, separated
+from ..passes.second_moments import gram
+from .derivation import correlate
 from .ridge import LAMBDA, RidgeProblem, labelled_masks, pixel_penalties
-from .ridge_solver import RidgeFactors, separated
-from .second_moments import gram
-from .statistics import descan_shifts, detector_weights, used_patterns
 from .templates import check_template
 
 # Pixels up to which the factors are made: a few seconds on two cores, and 33 MB.
@@ -45,7 +45,7 @@ class RidgeTuner:
     Examples
     --------
     >>> from tdm_dask.axes import label_counts
-    >>> from tdm_dask.masks import derive_mask
+    >>> from tdm_dask.masks.derivation import derive_mask
     >>> rng = np.random.default_rng(1)
     >>> template = xr.DataArray(rng.random((24, 24)), dims=("y", "x"))
     >>> mean = 20 + 50 * template.values[:, :, None, None] * rng.random((4, 4))

@@ -14,10 +14,10 @@ from dask.delayed import Delayed
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 
-from .axes import DETECTOR, TEMPLATE, require_same_coordinates, require_unit, step_of
-from .errors import MaskError
-from .passes import lazily
-from .statistics import valid_pixels
+from ..axes import DETECTOR, TEMPLATE, require_same_coordinates, require_unit, step_of
+from ..counts.statistics import valid_pixels
+from ..errors import MaskError
+from ..passes.graphs import lazily
 
 Array = npt.NDArray[np.float64]
 Group = Literal["1", "2", "m", "mm2", "3", "3m", "4", "4mm", "6", "6mm"]

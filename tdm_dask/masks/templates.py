@@ -18,9 +18,9 @@ import xarray as xr
 from dask.delayed import delayed
 from scipy.spatial import cKDTree
 
-from .axes import SCAN, TEMPLATE, named, quantity, require_same_coordinates, require_unit
-from .errors import SiteError, TemplateError
-from .sites import Array, Sites, read_sites, sites_by_kind, write_sites
+from ..axes import SCAN, TEMPLATE, named, quantity, require_same_coordinates, require_unit
+from ..columns.sites import Array, Sites, read_sites, sites_by_kind, write_sites
+from ..errors import SiteError, TemplateError
 
 __all__ = ["binary_template", "gaussian_template", "read_sites", "write_sites"]
 

@@ -15,12 +15,13 @@ import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
 
-from . import kernels, kernels_matrix
-from .blocks import Block, Window
-from .errors import CountsError
-from .lazy import source_of
-from .memory import read_only
-from .passes import moments_reduction, moments_result, parts_of, reduced
+from ..errors import CountsError
+from ..kernels.matrix import add_to_bins
+from ..kernels.weighted_sums import weighted_sums
+from ..reading.blocks import Block, Window
+from ..reading.lazy import source_of
+from ..reading.memory import read_only
+from .graphs import moments_reduction, moments_result, parts_of, reduced
 from .reductions import Moments, State, used_rows
 
 
@@ -53,7 +54,7 @@ class PatternSums:
             matrix, chosen = read_only(np.ascontiguousarray(matrix[:, chosen])), chosen[chosen]
         sums = np.zeros((len(matrix), 1))
         weights, shift = read_only(chosen.astype(np.float64)[None]), read_only(np.zeros(len(chosen)))
-        kernels.weighted_sums(matrix, weights, shift, sums)
+        weighted_sums(matrix, weights, shift, sums)
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
         ny, nx = block.counts.shape[:2]
         part = state["sums"][y : y + ny, x : x + nx]
@@ -234,7 +235,7 @@ class BinnedRows:
             read_only(np.ascontiguousarray(values[block.ky, block.kx]).ravel())
             for values in (operand.columns, operand.shift, operand.weights)
         )
-        kernels_matrix.add_to_bins(matrix, read_only(rows), columns, shift, weights, state["picture"])
+        add_to_bins(matrix, read_only(rows), columns, shift, weights, state["picture"])
 
     def finish(self, state: State) -> State:
         # The last column is that of pixels that are left out.

@@ -13,10 +13,10 @@ from dask._task_spec import TaskRef
 from dask.delayed import Delayed, delayed
 from dask.utils import format_bytes
 
-from .errors import MemoryLimitError
-from .passes import reduced, require_finite
+from ..errors import MemoryLimitError
+from ..kernels.ridge_solver import SecondMoments
+from .graphs import reduced, require_finite
 from .reductions import State, Tiled
-from .ridge_solver import SecondMoments
 from .second_moments import GRAM_PIXELS, Gram, unsplit_detector, whole_matrix
 from .whole_patterns import Region
 

@@ -21,12 +21,12 @@ from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from .blocks import Block, InMemory, Source, Window, bounding_box
-from .errors import CountsError
-from .lazy import runs, source_of
+from ..errors import CountsError
+from ..reading.blocks import Block, InMemory, Source, Window, bounding_box
+from ..reading.lazy import runs, source_of
+from ..reading.shifts import distinct, moved, reach
+from ..reading.stalls import watched
 from .reductions import Images, Masks, Moments, Reduction, State, Templates, Tiled
-from .shifts import distinct, moved, reach
-from .stalls import watched
 
 # Partial results that one task merges.
 SPLIT_EVERY = 8

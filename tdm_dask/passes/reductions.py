@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import kernels
-from .blocks import Block, Window
-from .errors import MaskError, TemplateError
-from .memory import read_only
+from ..errors import MaskError, TemplateError
+from ..kernels.moments import exact_moments, shifted_moments, variance_from_sums
+from ..kernels.weighted_sums import LARGEST_SHIFT, weighted_counts, weighted_sums
+from ..reading.blocks import Block, Window
+from ..reading.memory import read_only
 
 State = dict[Any, Any]
 
@@ -116,7 +117,7 @@ class Moments:
         ky, kx = rows.start - self.pixels[0].start, columns.start - self.pixels[1].start
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if self.exact:
-            kernels.exact_moments(
+            exact_moments(
                 matrix, read_only(weights), state["total"], state["squares"], state["cross"], ky, kx, width
             )
         else:
@@ -132,7 +133,7 @@ class Moments:
             state["shift"][place][new] = matrix.mean(0, dtype=np.float64).reshape(tile)[new]
         shift = read_only(state["shift"][place].ravel())
         total, squares, cross = np.zeros(pixels), np.zeros(pixels), np.zeros((weights.shape[1], pixels))
-        kernels.shifted_moments(matrix, weights, shift, total, squares, cross)
+        shifted_moments(matrix, weights, shift, total, squares, cross)
         state["total"][place] += total.reshape(tile)
         state["squares"][place] += squares.reshape(tile)
         state["cross"][:, *place] += cross.reshape(-1, *tile)
@@ -179,7 +180,7 @@ class Moments:
         n = state["n"]
         if self.exact:
             mean = state["total"] / n
-            variance = kernels.variance_from_sums(n, state["total"], state["squares"])
+            variance = variance_from_sums(n, state["total"], state["squares"])
             return mean, variance, state["cross"] - state["weight"][:, None, None] * mean
         return state["mean"], state["deviation"] / n, state["cross"]
 
@@ -336,7 +337,7 @@ class MaskTile:
         shift = np.zeros(matrix.shape[1])
         if matrix.dtype.kind == "u":
             shift = np.rint(matrix[:: -(-len(matrix) // 8)].mean(0, dtype=np.float64))
-            shift = np.minimum(shift, kernels.LARGEST_SHIFT)
+            shift = np.minimum(shift, LARGEST_SHIFT)
         return cls(
             touched if some else None,
             read_only(np.ascontiguousarray(weights)),
@@ -352,9 +353,9 @@ class MaskTile:
             matrix = read_only(np.ascontiguousarray(matrix[:, self.touched]))
         sums = np.zeros((len(matrix), len(self.weights)))
         if matrix.dtype.kind == "u":
-            kernels.weighted_counts(matrix, self.weights, self.shift, self.weights32, self.shift32, sums)
+            weighted_counts(matrix, self.weights, self.shift, self.weights32, self.shift32, sums)
         else:
-            kernels.weighted_sums(matrix, self.weights, self.shift, sums)
+            weighted_sums(matrix, self.weights, self.shift, sums)
         return sums + self.offsets
 
 

@@ -17,12 +17,12 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from dask.utils import format_bytes
 
-from . import kernels
-from .blocks import Block, Window
-from .errors import MemoryLimitError
-from .lazy import source_of
-from .memory import read_only
-from .passes import moments_reduction, moments_result, parts_of, reduced, require_finite
+from ..errors import MemoryLimitError
+from ..kernels.matrix import centred_rows
+from ..reading.blocks import Block, Window
+from ..reading.lazy import source_of
+from ..reading.memory import read_only
+from .graphs import moments_reduction, moments_result, parts_of, reduced, require_finite
 from .reductions import PLACES_KEPT, Masks, MaskTile, Moments, State, Templates
 from .whole_patterns import Gathered, Region
 
@@ -108,7 +108,7 @@ class Gram:
         stop = start + size
         mean = np.empty(len(state["mean"]))
         for matrix, columns, places in tiles:
-            kernels.centred_rows(matrix, columns, places, mean, state["rows"][start:stop])
+            centred_rows(matrix, columns, places, mean, state["rows"][start:stop])
         n, delta = state["n"], mean - state["mean"]
         state["rows"][stop] = delta * math.sqrt(n * size / (n + size))
         state["mean"] += delta * (size / (n + size))

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import Block
-from .memory import read_only
+from ..reading.blocks import Block
+from ..reading.memory import read_only
 from .reductions import used_rows
 
 

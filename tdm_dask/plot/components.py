@@ -10,8 +10,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..axes import DETECTOR, unit_of
-from ..components import COMPONENT
 from ..errors import InputError
+from ..imaging.components import COMPONENT
 from .drawing import (
     bare,
     draw_disk,
@@ -54,7 +54,7 @@ def plot_components(
     Examples
     --------
     >>> from tdm_dask.axes import label_counts
-    >>> from tdm_dask.components import principal_components
+    >>> from tdm_dask.imaging.components import principal_components
     >>> counts = label_counts(np.random.default_rng(0).poisson(5, (16, 16, 4, 4)).astype(np.uint16))
     >>> len(plot_components(principal_components(counts, n=2)))
     5

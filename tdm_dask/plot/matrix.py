@@ -47,7 +47,7 @@ def plot_matrix(view: xr.Dataset, *, title: str = "", axes: Axes | None = None) 
     Examples
     --------
     >>> from tdm_dask.axes import label_counts
-    >>> from tdm_dask.matrix import matrix_view
+    >>> from tdm_dask.imaging.matrix_view import matrix_view
     >>> counts = label_counts(np.arange(4 * 4 * 3 * 3).reshape(4, 4, 3, 3).astype(np.uint16))
     >>> axes = plot_matrix(matrix_view(counts, order="concatenated"))
     >>> axes.get_xlabel()

@@ -10,8 +10,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ..axes import TEMPLATE
+from ..detector.radial_profiles import ANGLE, radial_profile, scattering_angle
 from ..errors import InputError
-from ..profiles import ANGLE, radial_profile, scattering_angle
 from .drawing import DASHED, name_edge, semi_angle_text
 from .style import INK, new_axes, styled
 

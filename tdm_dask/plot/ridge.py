@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from ..axes import TEMPLATE
 from ..errors import InputError
 from ..evaluation.cross_talk import IMAGE
-from ..ridge import LAMBDA
+from ..masks.ridge import LAMBDA
 from .drawing import DASHED
 from .style import COLOURS, INK, MARKERS, new_figure, styled
 
@@ -41,7 +41,7 @@ def plot_regularisation(curve: xr.Dataset, axes: np.ndarray | None = None) -> np
     Examples
     --------
     >>> from tdm_dask.axes import label_counts
-    >>> from tdm_dask.ridge import regularisation_curve
+    >>> from tdm_dask.masks.ridge import regularisation_curve
     >>> rng = np.random.default_rng(1)
     >>> template = xr.DataArray(rng.random((2, 16, 16)), dims=("template", "y", "x"), coords={"template": ["Li", "O"]})
     >>> mean = 20 + np.einsum("tyx,tab->yxab", template.values, 50 * rng.random((2, 4, 4)))

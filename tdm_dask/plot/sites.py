@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from ..axes import SCAN
 from ..columns.lattice import Lattice
-from ..sites import Sites, sites_by_kind
+from ..columns.sites import Sites, sites_by_kind
 from .drawing import draw_image, draw_sites, extent_of, image_size, name_of
 from .style import COLOURS, INK, new_axes, styled
 

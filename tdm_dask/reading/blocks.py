@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from dask.base import tokenize
 
-from .errors import SourceError
+from ..errors import SourceError
+from ..shards.sharded_array import ShardedArray
 from .memory import Buffers, copy_native, mapped, native
-from .shards import ShardedArray
 
 Shape = tuple[int, int, int, int]
 Window = tuple[slice, slice]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import gather
+from ..kernels.copying import copy_native
 
 
 class Buffers:
@@ -77,41 +77,3 @@ def native(counts: np.ndarray, buffers: Buffers) -> np.ndarray:
     out = buffers.take("native", counts.shape, counts.dtype.newbyteorder("="))
     copy_native(counts, out)
     return out
-
-
-def copy_native(counts: np.ndarray, out: np.ndarray) -> None:
-    """Copy counts of any byte order; NumPy by itself would swap bytes one count at a time."""
-    copy_tiles(counts, out[None])
-
-
-def copy_tiles(counts: np.ndarray, out: np.ndarray) -> None:
-    """Copy counts (y, x, ky, kx) of any byte order to tiles of the detector (tile, y, x, ky, kx) side by side along kx.
-
-    What the tiles hold beyond the counts stays.
-    """
-    swap = counts.dtype == np.dtype(np.uint16).newbyteorder()
-    if (swap or counts.dtype.isnative) and _rows_are_whole(counts) and out.flags.c_contiguous:
-        item = counts.dtype.itemsize
-        unsigned = np.dtype(f"u{item}")
-        # The lowest address comes first where an axis runs backwards.
-        lowest = counts[tuple(slice(None, None, -1) if s < 0 else slice(None) for s in counts.strides)]
-        size = 1 + sum((n - 1) * abs(s) for n, s in zip(counts.shape, counts.strides, strict=True)) // item
-        flat = np.lib.stride_tricks.as_strided(lowest.view(unsigned), (size,), (item,), writeable=False)
-        first = sum((n - 1) * -s for n, s in zip(counts.shape, counts.strides, strict=True) if s < 0) // item
-        y, x, ky, _ = (s // item for s in counts.strides)
-        gather(flat, first, (y, x, ky), counts.shape, swap, out.view(unsigned))
-        return
-    width = out.shape[-1]
-    for tile, left in zip(out, range(0, counts.shape[-1], width), strict=True):
-        part = counts[..., left : left + width]
-        inside = tile[tuple(slice(n) for n in part.shape)]
-        inside[...] = part.view(out.dtype)
-        if not counts.dtype.isnative:
-            inside.byteswap(inplace=True)
-
-
-def _rows_are_whole(counts: np.ndarray) -> bool:
-    """Whether counts (y, x, ky, kx) are aligned and those of a detector row lie side by side."""
-    item = counts.dtype.itemsize
-    together = counts.strides[-1] == item and not any(s % item for s in counts.strides)
-    return together and counts.flags.aligned and counts.size > 0

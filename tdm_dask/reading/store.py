@@ -18,7 +18,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 
-from .axes import (
+from ..axes import (
     DESCAN,
     DIMS,
     FINDINGS,
@@ -28,13 +28,13 @@ from .axes import (
     label_counts,
     missing_calibration,
 )
+from ..errors import CorruptStoreError, IncompleteStoreError, StoreError
+from ..kernels.exact_sums import pattern_sums
+from ..shards.codec import Codec
+from ..shards.objects import StoreLike, name_of, reason_of, resolve, to_json, writing
+from ..shards.sharded_array import EMPTY, ShardedArray, choose_shards, follow_tiles, sharded_array
 from .blocks import Shards, Source, ZarrArray
-from .codec import Codec
-from .errors import CorruptStoreError, IncompleteStoreError, StoreError
-from .kernels import pattern_sums
 from .lazy import as_dask, source_of
-from .shards import EMPTY, ShardedArray, choose_shards, follow_tiles, sharded_array
-from .storage import StoreLike, name_of, reason_of, resolve, to_json, writing
 
 SCHEMA = 1
 KEY = "tdm_dask"

@@ -9,7 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from . import kernels_thinning as kernels
+from ..kernels.thinning import thin_counts, thin_scaled
 from .blocks import Block, Shape, Source, Window
 from .lazy import as_dask, source_of
 from .memory import Buffers, native, read_only
@@ -48,10 +48,10 @@ class Thinning:
         first = y, x, ky, kx
         key, bits = np.uint64(self.seed), np.uint64(self.bits)
         if counts.dtype.kind != "f" and self.gain == 1:
-            kernels.thin_counts(read_only(seen), first, key, bits, self.rest, filled)
+            thin_counts(read_only(seen), first, key, bits, self.rest, filled)
         else:
             whole = counts.dtype.kind != "f"
-            kernels.thin_scaled(read_only(seen), first, key, bits, self.rest, self.gain, whole, filled)
+            thin_scaled(read_only(seen), first, key, bits, self.rest, self.gain, whole, filled)
         return out
 
 

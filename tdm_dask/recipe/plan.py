@@ -18,25 +18,28 @@ import psutil
 import xarray as xr
 from dask._task_spec import DataNode
 
-import tdm_dask as tdm
-
-from .axes import DETECTOR, TEMPLATE
-from .blocks import BLOCK_BYTES, Crop, Shards, Source, any_per_tile
-from .detectors import parse_detector
-from .errors import DiskFullError, MemoryLimitError
-from .lazy import runs, source_of
-from .passes import SPLIT_EVERY
-from .probe import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
-from .progress import Stage, silent
+from ..axes import DETECTOR, TEMPLATE
+from ..cluster.progress import Stage, silent
+from ..cluster.resources import Resources, resources
+from ..conversion.conversion import convert
+from ..counts.opening import open as open_counts
+from ..counts.regions import crop
+from ..counts.statistics import detector_weights, pixel_statistics
+from ..detector.calibration import calibrate
+from ..detector.conventional_masks import parse_detector
+from ..errors import DiskFullError, MemoryLimitError
+from ..masks.derivation import apply_mask, correlate, derive_mask
+from ..passes.graphs import SPLIT_EVERY
+from ..passes.second_moments import ROWS
+from ..reading.blocks import BLOCK_BYTES, Crop, Shards, Source, any_per_tile
+from ..reading.lazy import runs, source_of
+from ..reading.store import is_store, stored_statistics
+from ..shards.objects import within
+from ..shards.sharded_array import RANGE_BYTES, choose_shards
+from ..words import bytes_text, table_text, time_text
 from .recipe_file import Recipe
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
-from .resources import Resources, resources
-from .second_moments import ROWS
-from .shards import RANGE_BYTES, choose_shards
-from .statistics import detector_weights
-from .storage import within
-from .store import is_store, stored_statistics
-from .words import bytes_text, table_text, time_text
+from .trials import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
 
 TRIAL_SECONDS = 10.0
 
@@ -300,12 +303,12 @@ class _Scan:
         place = request.recipe.source_place()
         if converted or is_store(place):
             ready = within(folder, COUNTS) if converted else place
-            counts = tdm.open(ready)
+            counts = open_counts(ready)
             source = source_of(counts.data)
             assert source is not None
             return cls(_calibrated(request, counts, stored_statistics(ready)), source, 0, [], [])
         reading = {key: value for key, value in request.reading.items() if key != "compression"}
-        counts = tdm.open(place, **reading)
+        counts = open_counts(place, **reading)
         with stage("try convert", kept=False):
             return cls._after_trial(request, counts, scratch / COUNTS, seconds)
 
@@ -318,16 +321,16 @@ class _Scan:
         pieces, took, part = 1, math.inf, counts
         while True:
             rows, columns = _corner(pieces, counts.shape, shard)
-            part = tdm.crop(counts, y=slice(0, rows), x=slice(0, columns))
+            part = crop(counts, y=slice(0, rows), x=slice(0, columns))
             begin = time.perf_counter()
-            tdm.convert(part, store, compression=request.reading.get("compression", "lz4"), overwrite=True)
+            convert(part, store, compression=request.reading.get("compression", "lz4"), overwrite=True)
             took = time.perf_counter() - begin
             if tried or took > SLOW_SECONDS:
                 break
             # The first time, a process also loads and compiles what it needs.
             most = max(here.threads, int(fitting * TRIAL_PART))
             pieces, tried = min(fitting, most, max(here.threads, int(seconds / took))), True
-        opened = tdm.open(store)
+        opened = open_counts(store)
         source, whole = source_of(opened.data), source_of(counts.data)
         assert source is not None
         stored_part = _stored_part(source)
@@ -426,10 +429,10 @@ def _calibrated(request: Request, counts: xr.DataArray, statistics: xr.Dataset |
         return counts
     if statistics is None:
         ty, tx = (min(n, 16) for n in counts.shape[:2])
-        pattern = tdm.pixel_statistics(tdm.crop(counts, y=slice(0, ty), x=slice(0, tx)))["mean"].compute()
+        pattern = pixel_statistics(crop(counts, y=slice(0, ty), x=slice(0, tx)))["mean"].compute()
     else:
         pattern = statistics["pattern_mean"]
-    return tdm.calibrate(counts, **request.calibration, pacbed=pattern.transpose(*DETECTOR).values)
+    return calibrate(counts, **request.calibration, pacbed=pattern.transpose(*DETECTOR).values)
 
 
 def _block_bytes(source: Source | None) -> int:
@@ -460,7 +463,7 @@ def _correlate(request: Request, scan: _Scan, seconds: float) -> StagePlan:
     if request.recipe.masks.method == "ridge":
         return _ridge(request, scan, templates, weights > 0, seconds)
     rate = try_moments(scan.tried, pixels, number, seconds)
-    lazy = tdm.correlate(counts, templates, detector_region=region, scan_region=request.scan_region)
+    lazy = correlate(counts, templates, detector_region=region, scan_region=request.scan_region)
     # Sums and squares, and the products with every template; two copies while they are handed on, and those that wait
     # to be merged.
     state = (number + 3) * FLOAT * int(np.prod(_window_shape(scan.tried, pixels)))
@@ -470,7 +473,7 @@ def _correlate(request: Request, scan: _Scan, seconds: float) -> StagePlan:
 def _ridge(request: Request, scan: _Scan, templates: xr.DataArray, pixels: np.ndarray, seconds: float) -> StagePlan:
     counts, asked = scan.counts, request.recipe.masks
     region = request.detector_region(counts)
-    lazy = tdm.derive_mask(
+    lazy = derive_mask(
         counts,
         templates,
         method="ridge",
@@ -500,7 +503,7 @@ def _images(request: Request, scan: _Scan, seconds: float) -> StagePlan:
     masks = np.stack(parts)
     pixels = np.asarray(masks.any(0))
     rate = try_images(scan.tried, None if pixels.all() else pixels, number, seconds)
-    lazy = tdm.apply_mask(counts, xr.DataArray(masks, dims=(TEMPLATE, *DETECTOR)))
+    lazy = apply_mask(counts, xr.DataArray(masks, dims=(TEMPLATE, *DETECTOR)))
     source = source_of(counts.data)
     probes = math.prod(counts.shape[:2])
     if source is not None:

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .axes import quantity, quantity_pair
-from .errors import InputError, RecipeError
-from .ridge import RidgeOptions
-from .storage import check_address
+from ..axes import quantity, quantity_pair
+from ..errors import InputError, RecipeError
+from ..masks.ridge import RidgeOptions
+from ..shards.objects import check_address
 
 Quantity = float | str
 

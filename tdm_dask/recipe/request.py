@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import tdm_dask as tdm
-
-from .axes import DESCAN, DETECTOR, SCAN, axis_coordinate
-from .detectors import parse_detector
-from .errors import InputError, RecipeError
+from ..axes import DESCAN, DETECTOR, SCAN, axis_coordinate
+from ..detector.conventional_masks import parse_detector
+from ..errors import InputError, RecipeError
+from ..masks.templates import binary_template, gaussian_template, read_sites
+from ..reading.store import is_complete, is_store
+from ..shards.objects import list_keys, object_size, resolve, within
+from ..shards.sharded_array import get
+from ..sources.vendor import identity
 from .recipe_file import Recipe, load_recipe
-from .shards import get
-from .sources import identity
-from .storage import list_keys, object_size, resolve, within
-from .store import is_complete, is_store
 
 COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
 
@@ -82,9 +81,9 @@ class Request:
         asked = self.recipe.templates
         assert asked is not None
         if asked.sigma is not None:
-            return tdm.gaussian_template(counts, self.sites, sigma=asked.sigma, all_name=asked.all_name)
+            return gaussian_template(counts, self.sites, sigma=asked.sigma, all_name=asked.all_name)
         assert asked.radius is not None
-        return tdm.binary_template(counts, self.sites, radius=asked.radius, all_name=asked.all_name)
+        return binary_template(counts, self.sites, radius=asked.radius, all_name=asked.all_name)
 
 
 def read_request(recipe: str | Path | Mapping[str, Any] | Recipe) -> Request:
@@ -116,7 +115,7 @@ def _sites(plan: Recipe) -> dict[str, np.ndarray]:
     if plan.templates is None:
         return {}
     given = plan.templates.sites
-    found = tdm.read_sites(plan.path_of(given)) if isinstance(given, str) else given
+    found = read_sites(plan.path_of(given)) if isinstance(given, str) else given
     kinds = plan.templates.kinds
     missing = [kind for kind in kinds or () if kind not in found]
     if missing:

@@ -24,19 +24,22 @@ from zarr.core.buffer import Buffer
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-import tdm_dask as tdm
-
-from .axes import DESCAN, DETECTOR, IMAGE, TEMPLATE
-from .calibration import HISTORY
-from .detectors import parse_detector
-from .evaluation.cross_talk import correlations, cross_talk, site_contrast
-from .evaluation.verdict import evidence as evidence_on
-from .progress import Stage, silent
+from ..axes import DESCAN, DETECTOR, IMAGE, TEMPLATE
+from ..cluster.progress import Stage, silent
+from ..conversion.conversion import convert
+from ..counts.opening import open as open_counts
+from ..counts.statistics import pixel_statistics
+from ..detector.calibration import HISTORY, calibrate
+from ..detector.conventional_masks import parse_detector
+from ..detector.descan import descan
+from ..evaluation.cross_talk import correlations, cross_talk, site_contrast
+from ..evaluation.verdict import evidence as evidence_on
+from ..masks.derivation import apply_mask, correlate, derive_mask
+from ..reading.store import is_store, stored_statistics, write_calibration
+from ..shards.objects import object_size, resolve, within, writing
+from ..shards.sharded_array import put
 from .recipe_file import Recipe
 from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
-from .shards import put
-from .storage import object_size, resolve, within, writing
-from .store import is_store, stored_statistics, write_calibration
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
 
@@ -201,30 +204,30 @@ def _open_or_convert(request: Request, folder: str | Path, clock: _Clock) -> str
         return source
     store = within(folder, COUNTS)
     nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
-    clock.run("convert", nbytes, lambda: tdm.convert(source, store, **request.reading))
+    clock.run("convert", nbytes, lambda: convert(source, store, **request.reading))
     return store
 
 
 def _calibrated(request: Request, store: str | Path, clock: _Clock) -> tuple[xr.DataArray, xr.DataArray]:
     """The calibrated counts and their mean pattern, which the conversion gathered where it can."""
-    stored = counts = tdm.open(store)
+    stored = counts = open_counts(store)
     known, asked = request.calibration, request.recipe.calibration.descan
     statistics = stored_statistics(store)
     reads = request.reads_for_mean_pattern(counts, statistics)
     if asked is False:
         counts = counts.drop_vars(DESCAN, errors="ignore")
     if "descan" in reads:
-        counts = clock.run("descan", counts.nbytes, lambda: tdm.descan(counts))
+        counts = clock.run("descan", counts.nbytes, lambda: descan(counts))
     if "calibrate" in reads:
         statistics = None
 
-    def calibrate() -> tuple[xr.DataArray, np.ndarray]:
-        mean = tdm.pixel_statistics(counts)["mean"].compute() if statistics is None else statistics["pattern_mean"]
+    def with_pattern() -> tuple[xr.DataArray, np.ndarray]:
+        mean = pixel_statistics(counts)["mean"].compute() if statistics is None else statistics["pattern_mean"]
         pattern = mean.transpose(*DETECTOR).values
-        return (tdm.calibrate(counts, **known, pacbed=pattern) if known else counts), pattern
+        return (calibrate(counts, **known, pacbed=pattern) if known else counts), pattern
 
     nbytes = counts.nbytes if statistics is None else None
-    calibrated, pattern = clock.run("calibrate", nbytes, calibrate)
+    calibrated, pattern = clock.run("calibrate", nbytes, with_pattern)
     # A store that the user brought is not changed.
     if (known or asked) and store != request.recipe.source_place() and not _calibrated_alike(stored, calibrated):
         write_calibration(store, calibrated)
@@ -259,11 +262,11 @@ def _masks(request: Request, counts: xr.DataArray, clock: _Clock) -> xr.Dataset:
     regions = {"detector_region": region, "scan_region": request.scan_region}
     made: xr.DataArray | xr.Dataset
     if plan.masks.method == "ridge":
-        lazy = tdm.derive_mask(counts, templates, method="ridge", solver="gram", **regions, **plan.masks.ridge)
+        lazy = derive_mask(counts, templates, method="ridge", solver="gram", **regions, **plan.masks.ridge)
         made = mask = clock.run("correlate", counts.nbytes, lazy.compute)
     else:
-        made = clock.run("correlate", counts.nbytes, tdm.correlate(counts, templates, **regions).compute)
-        mask = tdm.derive_mask(made, method=plan.masks.method)
+        made = clock.run("correlate", counts.nbytes, correlate(counts, templates, **regions).compute)
+        mask = derive_mask(made, method=plan.masks.method)
     beside = ["rho", "mean", "std", "n", "detector_region"]
     beside += ["regularisation"] if plan.masks.method == "ridge" else []
     found["mask"] = mask.drop_vars(beside, errors="ignore")
@@ -288,7 +291,7 @@ def _images(plan: Recipe, counts: xr.DataArray, masks: xr.Dataset, stored: xr.Da
         parts.append(_weights(stored, plan.images.normalisation))
         used |= (masks["mask"] != 0).any(TEMPLATE).values
     every = _concat(parts, TEMPLATE).assign_coords(detector_region=(DETECTOR, used))
-    lazy = tdm.apply_mask(counts, every)
+    lazy = apply_mask(counts, every)
     made = clock.run("images", counts.nbytes, lazy.compute)
     found = xr.Dataset()
     if "detectors" in masks:

@@ -17,12 +17,12 @@ import dask
 import numpy as np
 import psutil
 
-from .blocks import Block, Source, Window
-from .passes import run_pass
-from .reductions import Images, Masks, Moments, Reduction, State
-from .resources import cores
-from .second_moments import Gram
-from .whole_patterns import Region
+from ..cluster.resources import cores
+from ..passes.graphs import run_pass
+from ..passes.reductions import Images, Masks, Moments, Reduction, State
+from ..passes.second_moments import Gram
+from ..passes.whole_patterns import Region
+from ..reading.blocks import Block, Source, Window
 
 # A trial goes through this part of the scan at most, but for one piece on every thread: short runs have short trials.
 TRIAL_PART = 0.05

@@ -1,5 +1,4 @@
-"""The report of a recipe: figures, tables, one HTML page that stands alone, and the same as a notebook."""
+"""What is told: the report as a page and as a notebook, counts and files in a few lines, images as files.
 
-from .writing import Report, write_report
-
-__all__ = ["Report", "write_report"]
+May import: recipe, plot and what lies below. Used by the command line and by `counts.tdm`.
+"""

@@ -15,16 +15,15 @@ import numpy as np
 import xarray as xr
 from zarr.storage import LocalStore
 
-from .axes import DESCAN, DETECTOR, DIMS, FINDINGS, LONG_NAMES, VALID_PATTERNS, VALID_PIXELS, step_of, unit_of
-from .blocks import Crop, InMemory, Shards, Source, ZarrArray
-from .lazy import source_of
-from .session import Output
-from .shards import ShardedArray
-from .thinning_source import Thinned
-from .words import bytes_text
+from ..axes import DESCAN, DETECTOR, DIMS, FINDINGS, LONG_NAMES, VALID_PATTERNS, VALID_PIXELS, step_of, unit_of
+from ..reading.blocks import Crop, InMemory, Shards, Source, ZarrArray
+from ..reading.lazy import source_of
+from ..reading.thinned import Thinned
+from ..shards.sharded_array import ShardedArray
+from ..words import Output, bytes_text
 
 if TYPE_CHECKING:
-    from .sources import VendorFile
+    from ..sources.vendor import VendorFile
 
 FACTS = {
     "energy_eV": ("beam energy", "keV", 1e-3),
@@ -211,20 +210,18 @@ def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
     ----------
     path : path
     options : mapping
-        How to read a vendor file: the keyword arguments of `tdm_dask.sources.open_vendor`; None stands for
-        not given.
+        How to read a vendor file: the keyword arguments of `open_vendor`; None stands for not given.
     """
-    import tdm_dask
-
     given = {key: value for key, value in options.items() if value or (key in _MEANT and value is not None)}
-    from .store import is_store
+    from ..counts.opening import label_vendor
+    from ..counts.opening import open as open_counts
+    from ..reading.store import is_store
 
     if is_store(path):
-        counts = tdm_dask.open(path)
+        counts = open_counts(path)
         return _output(path, "store", counts, counts.attrs.get(FINDINGS, []), counts.attrs, None)
-    from .errors import FrameError
-    from .opening import label_vendor
-    from .sources import open_vendor
+    from ..errors import FrameError
+    from ..sources.formats.registry import open_vendor
 
     if given.get("frame") == "all":
         del given["frame"]
@@ -249,9 +246,9 @@ def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
 
 def _look_at_patterns(file: VendorFile) -> tuple[list[str], dict[str, int]]:
     """What a few patterns say of the others, and the bytes that a store will take and that are free here."""
-    from .codec import COMPRESSIONS
-    from .errors import SourceError
-    from .sampling import free_bytes, sample
+    from ..conversion.sampling import free_bytes, sample
+    from ..errors import SourceError
+    from ..shards.codec import COMPRESSIONS
 
     free = free_bytes(Path())
     try:
@@ -270,7 +267,7 @@ def _look_at_patterns(file: VendorFile) -> tuple[list[str], dict[str, int]]:
 
 
 def _command(path: Path, given: Mapping[str, Any], scans: int, needs_step: bool, needs_angle: bool) -> list[str]:
-    from .conversion import stack_stores
+    from ..conversion.conversion import stack_stores
 
     store = f"{path.stem}.zarr"
     words = ["tdm", "convert", str(path), store]

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..axes import DETECTOR, SCAN, VALID_PATTERNS, VALID_PIXELS, quantity, step_of, unit_of
-from ..describe import descan_text, facts_text
-from ..plan import Plan
-from ..recipe import RecipeResult
-from ..resources import active_client, resources
+from ..cluster.resources import active_client, resources
+from ..recipe.plan import Plan
+from ..recipe.run import RecipeResult
 from ..words import bytes_text, time_text
+from .description import descan_text, facts_text
 from .figures import kinds_of_evidence, semi_angle_of
 from .identity import was_converted
 from .tables import cross_talk_rows, kinds_of

@@ -12,7 +12,7 @@ from typing import Any
 from ..axes import TEMPLATE, unit_of
 from ..plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
 from ..plot.evidence import plot_offsets, plot_significance
-from ..recipe import VIRTUAL, RecipeResult
+from ..recipe.run import VIRTUAL, RecipeResult
 from .tables import kinds_of
 
 

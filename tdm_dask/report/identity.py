@@ -12,10 +12,10 @@ import numpy as np
 import zarr
 
 from ..axes import FINDINGS
-from ..recipe import RecipeResult
-from ..sources import identity
-from ..storage import StoreLike, resolve
-from ..store import read_attributes
+from ..reading.store import read_attributes
+from ..recipe.run import RecipeResult
+from ..shards.objects import StoreLike, resolve
+from ..sources.vendor import identity
 from ..words import bytes_text
 
 # Arrays that a conversion gathers in its one read: the sum of every pattern, the maximum of every pixel. Both are exact

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from .axes import SCAN, step_of, unit_of
-from .errors import InputError
+from ..axes import SCAN, step_of, unit_of
+from ..errors import InputError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".zarr")
 
@@ -53,7 +53,7 @@ def write_image(image: xr.DataArray, path: Path, *, title: str = "") -> Path:
         named = image.rename(image.name or "image").reset_coords(drop=True)
         named.to_dataset().to_zarr(path, mode="w", zarr_format=3, consolidated=False)
     else:
-        from .plot import plot_image, save_figure
+        from ..plot import plot_image, save_figure
 
         save_figure(plot_image(image, title=title), path)
     return path

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..plan import Plan
-from ..recipe import RecipeResult
+from ..recipe.plan import Plan
+from ..recipe.run import RecipeResult
 from . import facts
 from .figures import Figure, semi_angle_of
 from .identity import fingerprint_command, source_facts

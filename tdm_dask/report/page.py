@@ -13,8 +13,8 @@ from typing import Any
 
 import jinja2
 
-from ..plan import Plan
-from ..recipe import RecipeResult
+from ..recipe.plan import Plan
+from ..recipe.run import RecipeResult
 from . import facts
 from .figures import Figure, kinds_of_evidence
 from .identity import fingerprint_command, source_facts, was_converted

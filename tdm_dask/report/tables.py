@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..recipe import RecipeResult
+from ..recipe.run import RecipeResult
 
 
 @dataclass(frozen=True)

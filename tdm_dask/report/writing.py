@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..plan import Plan
-from ..recipe import RecipeResult
-from ..shards import put
-from ..storage import resolve, within
+from ..recipe.plan import Plan
+from ..recipe.run import RecipeResult
+from ..shards.objects import resolve, within
+from ..shards.sharded_array import put
 from .figures import draw_figures, figures_of
 from .notebook import check_notebook, write_notebook
 from .page import page_text

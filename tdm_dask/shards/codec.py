@@ -64,9 +64,10 @@ class Codec:
 
     def in_zarr(self) -> tuple[dict[str, Any], ...]:
         """The compressor and the checksum as `codecs` of a zarr array's metadata."""
-        compressors = () if self.compressor is None else ((self.compressor, dict(self.options)),)
-        checksums = (("crc32c", {}),) if self.checksum else ()
-        return tuple({"name": name, "configuration": options} for name, options in (*compressors, *checksums))
+        chain: list[tuple[str, dict[str, Any]]] = [("crc32c", {})] if self.checksum else []
+        if self.compressor is not None:
+            chain.insert(0, (self.compressor, dict(self.options)))
+        return tuple({"name": name, "configuration": options} for name, options in chain)
 
 
 def checksum(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from .errors import DiskFullError, InputError, StoreError, TdmError
+from ..errors import DiskFullError, InputError, StoreError, TdmError
 
 StoreLike = str | os.PathLike[str] | Store
 

@@ -25,7 +25,7 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 
-from .errors import StoreError, UnreachableStoreError
+from ..errors import StoreError, UnreachableStoreError
 
 T = TypeVar("T")
 

@@ -29,10 +29,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from .array_layout import array_layout
+from ..errors import CorruptStoreError
+from ..kernels.copying import copy_tiles
 from .codec import CRC, Codec, checksum, checksum_is_right
-from .errors import CorruptStoreError
-from .memory import copy_tiles
+from .layout import array_layout
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import dask
 from hyperspy.defaults_parser import preferences
 from hyperspy.signals import LazySignal2D, Signal2D
 
+from ..cluster.progress import ProgressBars
 from ..plot.style import DIVERGING
-from ..progress import ProgressBars
 from .conversion import MASK_TYPE
 from .node import NODE
 

@@ -11,7 +11,7 @@ from hyperspy.roi import BaseROI, CircleROI, Point2DROI, PolygonROI, Rectangular
 from hyperspy.signals import Signal2D
 
 from ..axes import DETECTOR, SCAN, VALID_PIXELS, axis_coordinate
-from ..detectors import annulus, disk
+from ..detector.conventional_masks import annulus, disk
 from ..errors import InputError, RegionError
 from .conversion import ORIGIN, Origin
 

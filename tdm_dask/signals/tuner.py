@@ -13,12 +13,12 @@ from hyperspy.roi import CircleROI, Point2DROI
 from hyperspy.signal import BaseSignal
 
 from ..axes import SCAN, quantity, require_unit
-from ..blocks import bounding_box
+from ..counts.statistics import detector_weights
 from ..errors import InputError
-from ..masks import NORMALISATION_OF, Method, Normalisation, apply_mask, derive_mask
-from ..statistics import detector_weights
-from ..templates import gaussian_template
-from ..tuning import column_images, proxy
+from ..masks.derivation import NORMALISATION_OF, Method, Normalisation, apply_mask, derive_mask
+from ..masks.proxies import column_images, proxy
+from ..masks.templates import gaussian_template
+from ..reading.blocks import bounding_box
 from .conversion import ORIGIN, Origin, from_signal, to_signal
 from .operands import detector_operand, scan_operand
 from .regions import is_roi, roi_sites

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from ..columns.sites import Array
 from ..errors import InputError, SiteError
-from ..sites import Array
 from .specimens import COLUMN_WIDTH, Defect, Specimen
 
 if TYPE_CHECKING:

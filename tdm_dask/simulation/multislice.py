@@ -14,17 +14,14 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from .. import store as stores
 from ..axes import DETECTOR, SCAN, axis_coordinate, label_counts, quantity
-from ..conversion import convert
+from ..conversion.conversion import convert
+from ..counts.regions import crop
 from ..errors import InputError
-from ..lazy import as_dask
-from ..regions import crop
+from ..reading import store as stores
+from ..reading.lazy import as_dask
 from .conditions import listed, probe_grid, scatterer_of, thicknesses_of
-from .scattering import (
-    Scatterer,
-    need_abtem,
-)
+from .scattering import Scatterer, need_abtem
 from .simulated_scan import ONE_AT_A_TIME, SimulatedScan, forget, mean_intensities
 from .specimens import Specimen
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from dask.base import tokenize
 
-from ..blocks import Shape, Source
-from ..shards import choose_shards
+from ..reading.blocks import Shape, Source
+from ..shards.sharded_array import choose_shards
 from .scattering import Scatterer
 
 # Largest scattering matrices and transmission functions that a process keeps.

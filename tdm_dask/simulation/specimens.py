@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from ..axes import quantity
 from ..columns.crystal import atomic_numbers, columns_in_projection
+from ..columns.sites import Array
 from ..errors import InputError
-from ..sites import Array
 
 if TYPE_CHECKING:
     from ase import Atoms

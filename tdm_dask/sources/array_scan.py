@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..blocks import Source
 from ..errors import CountsError, ScanShapeError
+from ..reading.blocks import Source
 from .scan_shape import Filling, fill_with_frames
 from .stacks import FrameOrder, StackSource, chunk_of
 from .vendor import FileState, Request

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks import Source
 from ..errors import SourceError
+from ..reading.blocks import Source
 from .calibration_facts import clean_unit, is_reciprocal, length
 from .vendor import Request
 

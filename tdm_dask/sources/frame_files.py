@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..blocks import Frames, RawFrames
+from ..reading.blocks import Frames, RawFrames
 from .scan_shape import Filling
 from .stacks import JoinedFrames, ListedFrames
 from .vendor import file_state

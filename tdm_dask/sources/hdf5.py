@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..blocks import RawFrames, Source
 from ..errors import SourceError, TdmError
+from ..reading.blocks import RawFrames, Source
 from .array_scan import Located, about_chunks, chunked_source, detector_of, fill_array, scan_dims
 from .axis_order import DETECTOR_FIRST
 from .stacks import DetectorFirst, Exchanged, JoinedFrames, StackSource

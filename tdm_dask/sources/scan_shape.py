@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blocks import RawFrames, Source
 from ..errors import ScanShapeError
+from ..reading.blocks import RawFrames, Source
 from .stacks import FrameOrder, PartialScan
 from .vendor import Request
 

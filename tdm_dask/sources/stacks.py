@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks import BLOCK_BYTES, Block, Frames, RawFrames, Source, Window, bounding_box
 from ..errors import InputError, SourceError
-from ..memory import Buffers
+from ..reading.blocks import BLOCK_BYTES, Block, Frames, RawFrames, Source, Window, bounding_box
+from ..reading.memory import Buffers
 from .vendor import FileState, check_state, file_state, native_dtype
 
 

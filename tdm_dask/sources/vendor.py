@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks import Source
 from ..errors import CountsError, FrameError, InputError, SourceError
+from ..reading.blocks import Source
 
 # Longer arrays in a vendor's metadata (look-up tables, flat fields) are named, not copied.
 LONGEST_METADATA_ARRAY = 4096

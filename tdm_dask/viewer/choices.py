@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..axes import SCAN, quantity
+from ..columns.sites import Array
 from ..errors import RecipeError
-from ..masks import NORMALISATION_OF, Method, Normalisation
-from ..recipe_file import Recipe, load_recipe
-from ..request import read_request
-from ..sites import Array
+from ..masks.derivation import NORMALISATION_OF, Method, Normalisation
+from ..recipe.recipe_file import Recipe, load_recipe
+from ..recipe.request import read_request
 
 # Angles of what is shown first, in parts of the semi-angle, and whether a detector needs its angles said.
 DETECTORS = {"ABF": (0.5, 1.0), "BF": (0.0, 1.0), "ADF": (1.25, 2.5), "HAADF": (2.0, 4.0)}

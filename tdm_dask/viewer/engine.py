@@ -14,18 +14,23 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import tdm_dask as tdm
-
 from ..axes import DETECTOR, SCAN, VALID_PATTERNS, step_of, unit_of
-from ..columns.finding import Contrast
+from ..columns.crystal import sites_from_cif
+from ..columns.finding import Contrast, find_columns
+from ..columns.lattice import Lattice
 from ..columns.lattice_fit import places_in_cell
+from ..columns.registration import register_sites
+from ..columns.sites import Array
+from ..counts.statistics import pixel_statistics
+from ..detector.conventional_masks import annulus, disk
 from ..errors import CalibrationError, InputError, SiteError
 from ..evaluation.cross_talk import cross_talk
-from ..evaluation.verdict import Evidence
-from ..ridge import LAMBDA
-from ..ridge_tuning import RidgeTuner
-from ..sites import Array
-from ..tuning import proxy_bytes
+from ..evaluation.verdict import Evidence, evidence
+from ..masks.derivation import apply_mask, derive_mask
+from ..masks.proxies import proxy_bytes
+from ..masks.ridge import LAMBDA
+from ..masks.ridge_tuning import RidgeTuner
+from ..masks.templates import gaussian_template
 from .choices import DETECTORS, Choices
 
 log = logging.getLogger(__name__)
@@ -126,7 +131,7 @@ class Engine:
         self._conventional: dict[tuple[float, float], xr.DataArray] = {}
         self._ridge: tuple[Any, RidgeTuner] | None = None
         self._latest: Look | None = None
-        statistics = tdm.pixel_statistics(small)
+        statistics = pixel_statistics(small)
         self.pacbed: xr.DataArray = statistics["mean"].compute()
 
     @property
@@ -211,8 +216,8 @@ class Engine:
         with self._lock:
             if key in self._conventional:
                 return self._conventional[key]
-        mask = tdm.annulus(self.counts, *key) if inner > 0 else tdm.disk(self.counts, outer)
-        image = tdm.apply_mask(self.counts, mask).compute()
+        mask = annulus(self.counts, *key) if inner > 0 else disk(self.counts, outer)
+        image = apply_mask(self.counts, mask).compute()
         with self._lock:
             while len(self._conventional) >= 2 * len(DETECTORS):
                 del self._conventional[next(iter(self._conventional))]
@@ -244,7 +249,7 @@ class Engine:
         with noted() as notes:
             template = self.templates(choices)
             mask = self._masks(choices, template)
-        image = tdm.apply_mask(self.counts, mask, normalisation=choices.normalisation).compute()
+        image = apply_mask(self.counts, mask, normalisation=choices.normalisation).compute()
         self._latest = look = Look(choices, mask, image, cross_talk(image, template), tuple(notes))
         return look
 
@@ -252,17 +257,17 @@ class Engine:
         """Templates (template, y, x) of the sites."""
         if not choices.placed:
             raise SiteError("There are no sites yet: click on the image to place some, or find or load them.")
-        return tdm.gaussian_template(self.counts, choices.placed, sigma=choices.sigma).compute()
+        return gaussian_template(self.counts, choices.placed, sigma=choices.sigma).compute()
 
     def _masks(self, choices: Choices, template: xr.DataArray) -> xr.DataArray:
         regions = self._regions(choices)
         if choices.method != "ridge":
-            return tdm.derive_mask(self.counts, template, method=choices.method, **regions).compute()
+            return derive_mask(self.counts, template, method=choices.method, **regions).compute()
         asked = choices.rest.get("masks", {})
         separate, gain = bool(asked.get("separate")), asked.get("gain")
         if isinstance(choices.regularisation, str):
             chosen = {key: asked[key] for key in ("objective", "separate", "gain") if key in asked}
-            return tdm.derive_mask(self.counts, template, method="ridge", **chosen, **regions).compute()
+            return derive_mask(self.counts, template, method="ridge", **chosen, **regions).compute()
         key = (choices.radius, choices.scan_region, gain)
         with self._ridge_lock:  # one thread makes it, and the others wait for that
             if self._ridge is None or self._ridge[0] != key:
@@ -277,19 +282,19 @@ class Engine:
         return float(look.mask[LAMBDA])
 
     def _regions(self, choices: Choices) -> dict[str, Any]:
-        disk = None if choices.radius is None else tdm.disk(self.counts, choices.radius)
-        return {"detector_region": disk, "scan_region": choices.regions}
+        region = None if choices.radius is None else disk(self.counts, choices.radius)
+        return {"detector_region": region, "scan_region": choices.regions}
 
     def evidence(self, choices: Choices, draws: int) -> Evidence:
         """What the counts at hand say about the sites: `tdm_dask.evidence`."""
         if choices.cell is None:
             raise SiteError("The unit cell is not known yet: fit the lattice, or load sites from a CIF, first.")
         regions = self._regions(choices)
-        return tdm.evidence(self.counts, choices.placed, choices.cell, sigma=choices.sigma, draws=draws, **regions)
+        return evidence(self.counts, choices.placed, choices.cell, sigma=choices.sigma, draws=draws, **regions)
 
     def peaks(self, image: xr.DataArray, choices: Choices, separation: float, contrast: Contrast) -> Array:
         """Columns that an image shows where no site is yet."""
-        found = tdm.find_columns(image, separation=separation, contrast=contrast)
+        found = find_columns(image, separation=separation, contrast=contrast)
         known = _together(choices.placed)
         apart = np.hypot(*(found[:, None] - known).transpose(2, 0, 1)).min(1, initial=np.inf)
         return found[apart > SAME * separation]
@@ -302,7 +307,7 @@ class Engine:
         SiteError
             If the image shows no lattice.
         """
-        lattice = tdm.Lattice.from_image(image, separation=separation, contrast=contrast)
+        lattice = Lattice.from_image(image, separation=separation, contrast=contrast)
         if choices.placed:
             tolerance = SAME * separation
             motif = {
@@ -316,9 +321,9 @@ class Engine:
         self, path: Path, zone_axis: tuple[int, int, int], image: xr.DataArray, contrast: Contrast, choices: Choices
     ) -> tuple[Choices, str]:
         """Sites of a crystal laid over an image, and what there is to say about it."""
-        crystal = tdm.sites_from_cif(path, zone_axis)
+        crystal = sites_from_cif(path, zone_axis)
         with noted():
-            found = tdm.register_sites(crystal, image, contrast="adf" if contrast == "bright" else "abf")
+            found = register_sites(crystal, image, contrast="adf" if contrast == "bright" else "abf")
         return self._on_lattice(choices.with_(sites={}), found.lattice), found.message
 
     def _on_lattice(self, choices: Choices, lattice: Any) -> Choices:

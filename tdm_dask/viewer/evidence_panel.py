@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import panel as pn
@@ -14,10 +15,7 @@ from ..evaluation.verdict import Evidence
 from ..plot.evidence import plot_offsets
 from .choices import DRAWS, Choices
 from .engine import Look
-
-if TYPE_CHECKING:
-    from .page import Page
-
+from .tab import Tab
 
 TABLE = """
 .scroll { overflow-x: auto; }
@@ -35,11 +33,13 @@ class EvidencePanel:
 
     Parameters
     ----------
-    page : Page
+    page : Tab
+    kind : callable
+        Gives the kind of column that is chosen.
     """
 
-    def __init__(self, page: Page) -> None:
-        self._page = page
+    def __init__(self, page: Tab, kind: Callable[[], str | None]) -> None:
+        self._page, self._kind = page, kind
         self._found: tuple[Choices, Evidence] | None = None
         self.table = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[TABLE])
         self.verdict = pn.pane.HTML("", sizing_mode="stretch_width")
@@ -64,7 +64,7 @@ class EvidencePanel:
 
     def changed(self) -> None:
         """Show what was found for what is chosen now, and nothing for what was chosen before."""
-        kind = self._page.sites.kind.value
+        kind = self._kind()
         same = self._found is not None and _asked(self._found[0]) == _asked(self._page.choices)
         if self._found is None or not same or kind not in self._found[1].sentences:
             self.verdict.object = ""

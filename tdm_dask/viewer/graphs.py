@@ -24,7 +24,7 @@ import dask.threaded
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
 
-from ..resources import active_client
+from ..cluster.resources import active_client
 
 POLL_SECONDS = 0.25
 # How long is waited for tasks that have begun when they are given up, so that none writes while the next job runs.

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..cluster import loss_in_words
+from ..cluster.progress import Stage
+from ..cluster.schedulers import loss_in_words
 from ..errors import TdmError, sentence
-from ..progress import Stage
 from .graphs import LAST_TASKS_SECONDS, Cancelled, Graphs
 
 State = Literal["waiting", "running", "cancelled", "failed", "done"]
@@ -119,7 +119,7 @@ class Job:
     Parameters
     ----------
     work : callable
-        Called with a :data:`tdm_dask.progress.Stage`; what it computes goes to the active dask scheduler.
+        Called with a :data:`tdm_dask.cluster.progress.Stage`; what it computes goes to the active dask scheduler.
     describe : callable, optional
         Gives the sentence of an error.
 

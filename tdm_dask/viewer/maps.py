@@ -25,9 +25,9 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 from ..axes import DETECTOR, SCAN
+from ..columns.sites import Array
 from ..plot.drawing import extent_of, length_text, ring_radii, round_length
 from ..plot.style import COLOURS, DIVERGING, GREY, SEQUENTIAL
-from ..sites import Array
 
 # Beyond this many pixels along an axis neighbours are averaged: a screen shows no more.
 MOST_PIXELS = 1024

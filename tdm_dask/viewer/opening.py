@@ -19,15 +19,15 @@ import xarray as xr
 from dask.base import tokenize
 from dask.utils import parse_bytes
 
-import tdm_dask as tdm
-
 from ..axes import DESCAN
-from ..blocks import Shards, ZarrArray
+from ..cluster.progress import Stage, progress_bar, silent
+from ..counts.opening import open as open_counts
+from ..detector.calibration import calibrate
 from ..errors import DiskFullError, InputError, StoreError
-from ..lazy import source_of
-from ..progress import Stage, progress_bar, silent
-from ..store import is_complete, is_store, stored_statistics
-from ..tuning import proxy_bytes
+from ..masks.proxies import proxy, proxy_bytes
+from ..reading.blocks import Shards, ZarrArray
+from ..reading.lazy import source_of
+from ..reading.store import is_complete, is_store, stored_statistics
 from .choices import Choices
 from .engine import Engine, check_calibrated, fitting_bin
 from .saving import RECIPE
@@ -88,7 +88,7 @@ def view_store(
     port, origins, browser
         As for :func:`tdm_dask.viewer.server.serve`.
     stage : callable, optional
-        A :data:`tdm_dask.progress.Stage`.
+        A :data:`tdm_dask.cluster.progress.Stage`.
 
     Raises
     ------
@@ -312,7 +312,7 @@ class _Pages:
         """The counts in memory: as they are, from what an earlier page has kept, or read now."""
         if self.source is None or source_of(self.counts.data) is None:
             with self.stage("proxy", self.counts.nbytes):
-                return tdm.proxy(self.counts, bin=size)
+                return proxy(self.counts, bin=size)
         kept = self.out / f"{PROXY}-{tokenize(self.counts.data, self.counts.coords.to_dataset(), size)[:DIGITS]}.zarr"
         if kept.is_dir() and is_complete(kept):
             with suppress(StoreError):
@@ -324,17 +324,17 @@ class _Pages:
                 shutil.rmtree(old)
         with self.stage("proxy", self.counts.nbytes):
             try:
-                tdm.proxy(self.counts, bin=size, path=kept)  # what was stopped goes on where it was
+                proxy(self.counts, bin=size, path=kept)  # what was stopped goes on where it was
             except DiskFullError:
                 raise
             except StoreError:
                 shutil.rmtree(kept)
-                tdm.proxy(self.counts, bin=size, path=kept)
+                proxy(self.counts, bin=size, path=kept)
         return self._loaded(kept, size)
 
     def _loaded(self, kept: Path, size: int) -> xr.DataArray:
         with self.stage("load", proxy_bytes(self.counts, size)):
-            small = tdm.proxy(tdm.open(kept))
+            small = proxy(open_counts(kept))
         # What is known of the counts besides their axes may have changed since.
         small.attrs = dict(self.counts.attrs)
         return small
@@ -385,7 +385,7 @@ def _local_folder(out: str | Path) -> Path:
 def _opened(store: str | Path) -> xr.DataArray:
     if Path(store).exists() and not is_store(store):
         raise InputError(f"{store} is no store; convert the file with tdm convert first, and view what that writes.")
-    return tdm.open(store)
+    return open_counts(store)
 
 
 def _absolute(place: str | Path) -> str | Path:
@@ -401,7 +401,7 @@ def _calibrated(counts: xr.DataArray, choices: Choices | None, store: str | Path
         return counts
     statistics = stored_statistics(store)
     pattern = None if statistics is None else statistics["pattern_mean"].values
-    return tdm.calibrate(counts, **known, pacbed=pattern)
+    return calibrate(counts, **known, pacbed=pattern)
 
 
 def _store_of(counts: xr.DataArray) -> Path | None:
@@ -412,7 +412,7 @@ def _store_of(counts: xr.DataArray) -> Path | None:
     with suppress(Exception):
         root = getattr(getattr(source.array, "store", None), "root", None)
         if root is not None:
-            stored = tdm.open(root)
+            stored = open_counts(root)
             # Names of the same array first: to compare other ones would read them.
             if stored.data.name == counts.data.name and stored.identical(counts):
                 return Path(root)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import importlib.metadata
 import importlib.resources
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from .engine import Engine, Latest, Look
 from .evidence_panel import EvidencePanel
 from .maps import DetectorMap, Region, ScanMap, Theme, activate, reload_in
 from .run_panel import RunPanel
-from .server import guarded, say_errors
+from .server import guarded
 from .sites_panel import SitesPanel
+from .tab import Tab, raise_it
 
 METHODS = {"Pearson": "pearson", "mean-scaled": "mean-scaled", "ridge": "ridge"}
 METHOD_NAMES = {method: name for name, method in METHODS.items()}
@@ -34,17 +34,12 @@ CARD = {
     "padding": "6px 8px 8px",
     "box-sizing": "border-box",
 }
-MESSAGES = """
-[role=alert] { margin: 8px 0 0; padding: 8px 12px; border-radius: 6px; }
-.error { background: var(--bad); color: var(--bad-ink); }
-.note { background: var(--note); color: var(--note-ink); }
-"""
 SHOWN = 1.8  # of the semi-angle, to where masks are shown at first
 CHOSEN = ".bk-btn.bk-active { background: #0072b2 !important; color: #ffffff !important; box-shadow: none; }"
 LAMBDAS = (-3.0, 2.0)  # their decimal logarithm
 
 
-class Page:
+class Page(Tab):
     """One tab of the browser.
 
     Parameters
@@ -74,21 +69,16 @@ class Page:
         title: str = "counts",
         theme: str = "light",
     ) -> None:
-        self.engine, self.choices, self.title = engine, choices, title
+        super().__init__(engine, choices)
+        self.title, self._source = title, source
         self._remember, self._theme = remember, theme
-        self._doc = pn.state.curdoc
         self._look: Look | None = None
         self._full: Look | None = None
-        self.quiet = self._said_by_look = self._closed = False
-        self.message = pn.pane.HTML("", stylesheets=[MESSAGES], sizing_mode="stretch_width", margin=(0, 0))
-        say_errors(self.say)
         self._latest = Latest(engine.look, self._looked)
         self._overviews = Latest(lambda wanted: engine.conventional(*wanted[1:]), self._overview_made)
-        self._slow = Latest(lambda work: work[1](), self._worked, skip=False)
-        self._working: list[str] = []
         self._make_maps()
         self._make_controls()
-        self.evidence = EvidencePanel(self)
+        self.evidence = EvidencePanel(self, lambda: self.sites.kind.value)
         self.run = RunPanel(self, source, out)
         if self._doc is not None:
             self._doc.on_session_destroyed(lambda context: self.close())
@@ -96,12 +86,7 @@ class Page:
 
     # What is chosen
 
-    def choose(self, **changes: Any) -> None:
-        """Change what is chosen, and let everything follow."""
-        self.take(self.choices.with_(**changes))
-
     def take(self, choices: Choices) -> None:
-        """Choose this, and let everything follow."""
         if choices == self.choices:
             return
         before, self.choices = self.choices, choices
@@ -131,7 +116,7 @@ class Page:
 
     def _take_look(self, answer: Any) -> None:
         if isinstance(answer, Exception):
-            guarded(self.say, _raise)(answer)
+            guarded(self.say, raise_it)(answer)
             self._said_by_look = True  # until there is something to show again
             return
         self._look = answer
@@ -141,62 +126,6 @@ class Page:
             self.say("")
         self._said_by_look = bool(answer.notes)
         self.show_look()
-
-    # What takes its time
-
-    def work(self, what: str, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do something slow beside the page, in turn, and then something with its result on the page."""
-        self._working.append(what)
-        self._show_busy()
-        self._slow.ask((what, function, then))
-
-    def _worked(self, request: Any, answer: Any) -> None:
-        def finish() -> None:
-            self._working.remove(request[0])
-            self._show_busy()
-            guarded(self.say, _raise if isinstance(answer, Exception) else request[2])(answer)
-
-        self.later(finish)
-
-    def _show_busy(self) -> None:
-        self.busy.object = f"{', then '.join(self._working)} ..." if self._working else ""
-
-    def later(self, function: Callable[[], None]) -> None:
-        """Call a function in the page's own thread."""
-        if self._closed:
-            return
-        safe = guarded(self.say, function)
-        if self._doc is None:
-            safe()
-        else:
-            self._doc.add_next_tick_callback(safe)
-
-    def on_click(self, button: Any, function: Callable[[], Any]) -> None:
-        """Do something where a button is clicked, in the page's own thread, in which maps may be changed."""
-        button.on_click(lambda event: self.later(function))
-
-    def on_value(self, widget: Any, function: Callable[[Any], Any]) -> None:
-        """Do something with the value of a control that the user has changed, in the page's own thread."""
-
-        def follow(event: Any) -> None:
-            if not self.quiet:
-                self.later(lambda: function(event.new))
-
-        widget.param.watch(follow, "value")
-
-    @contextmanager
-    def setting(self) -> Iterator[None]:
-        """Controls that are set in the block are set by the page, not by the user."""
-        before, self.quiet = self.quiet, True
-        try:
-            yield
-        finally:
-            self.quiet = before
-
-    def say(self, sentence: str, kind: str = "error") -> None:
-        """Say something at the top of the page; nothing takes it away."""
-        self._said_by_look = False
-        self.message.object = f'<div role="alert" class="{kind}">{html.escape(sentence)}</div>' if sentence else ""
 
     def close(self) -> None:
         """Stop what works for this tab."""
@@ -219,7 +148,7 @@ class Page:
         self.pattern = DetectorMap(engine.pacbed, theme, "pattern", engine.semi_angle, signed=False)
         if engine.semi_angle is not None:
             self.mask.zoom(SHOWN * engine.semi_angle)
-        self.sites = SitesPanel(self)
+        self.sites = SitesPanel(self, self.overview, self._kind_changed, self._source)
         self._over_result = self.sites.marks.show_on(self.result)
         self._over_result.visible = False
         self.region = Region(self.overview, guarded(self.say, self._region_moved))
@@ -299,7 +228,6 @@ class Page:
         self.with_sites = w.Checkbox(label="Sites", value=False)
         self.shown = w.RadioButtonGroup(options=["Proxy", FULL], value="Proxy", label="Shown", disabled=True, **either)
         self.mean_pattern = w.Button(label="Mean pattern", width=110)
-        self.busy = pn.pane.Str("")
         self.dark_page = w.Button(label="Light" if self._theme == "dark" else "Dark", width=70)
         self.dark_page.js_on_click(args={}, code=reload_in("light" if self._theme == "dark" else "dark"))
         self._wire()
@@ -332,8 +260,15 @@ class Page:
     # What is shown
 
     def current_image(self) -> xr.DataArray:
-        """The conventional image that is shown."""
         return self.engine.conventional(*self.choices.detectors[self.detector.value])
+
+    def _kind_changed(self) -> None:
+        self.evidence.changed()
+        self.show_look()
+
+    @property
+    def current_detector(self) -> str:
+        return self.detector.value
 
     def _show_all(self) -> None:
         self._show_controls(None)
@@ -389,11 +324,9 @@ class Page:
         self.pattern.show(self.engine.pacbed.assign_attrs(units="counts"), "Mean pattern (PACBED), log scale")
 
     def look(self) -> Look | None:
-        """What is shown: of the proxy, or of the full data where these are asked for and there."""
         return self._full if self.shown.value == FULL and self._full is not None else self._look
 
     def set_full(self, look: Look | None) -> None:
-        """What the full data gave for what is chosen now; None where they gave nothing for it."""
         self._full = look
         with self.setting():
             self.shown.param.update(disabled=look is None, value=FULL if look is not None else "Proxy")
@@ -416,12 +349,6 @@ class Page:
         mask = look.mask.sel({TEMPLATE: kind})
         self.mask.show(mask, f"{METHOD_NAMES[look.choices.method]} mask of {kind}, {where}")
         self.result.show(look.image.sel({TEMPLATE: kind}), f"Image of {kind}, {where}", self.contrast.value)
-
-    @property
-    def on_proxy(self) -> str:
-        """What the numbers on the page are from."""
-        size = self.engine.bin
-        return "full detector in memory" if size == 1 else f"proxy, {size} x {size} pixels summed"
 
     # The page as a whole
 
@@ -482,10 +409,6 @@ class _Template(pn.Template):
         doc = doc if doc is not None else pn.state.curdoc
         with nullcontext() if doc is None else doc.models.freeze():
             return super()._init_doc(doc, *arguments, **options)
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def _skeleton() -> str:

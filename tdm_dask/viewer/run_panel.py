@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import panel as pn
 
 from ..errors import InputError
 from ..evaluation.cross_talk import cross_talk
-from ..recipe import RecipeResult, run_recipe
+from ..recipe.run import RecipeResult, run_recipe
 from ..words import bytes_text, time_text
 from .choices import Choices
 from .engine import Look
 from .job import Job, JobProgress
 from .saving import save_recipe, save_shown
-
-if TYPE_CHECKING:
-    from .page import Page
+from .tab import Tab
 
 POLL_MILLISECONDS = 250
 
@@ -39,14 +37,14 @@ class RunPanel:
 
     Parameters
     ----------
-    page : Page
+    page : Tab
     source : path or address or None
         The store that recipes name.
     out : Path
         Folder of what is saved.
     """
 
-    def __init__(self, page: Page, source: str | Path | None, out: Path) -> None:
+    def __init__(self, page: Tab, source: str | Path | None, out: Path) -> None:
         self._page, self.source, self._out = page, source, out
         self._job: tuple[Choices, Job] | None = None
         self._timer: Any = None
@@ -158,7 +156,7 @@ class RunPanel:
         """Save what is chosen and what that gives, also where the page does not show it yet."""
         source, look, page = self._named_source(), self._page.look(), self._page
         chosen, out = page.choices, self._out
-        name, image = page.detector.value, page.current_image()
+        name, image = page.current_detector, page.current_image()
 
         def write() -> list[Path]:
             written = [save_recipe(chosen, source, out)]

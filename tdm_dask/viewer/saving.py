@@ -11,7 +11,7 @@ from typing import Any
 import xarray as xr
 
 from ..plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
-from ..recipe import write_plain
+from ..recipe.run import write_plain
 from .choices import Choices
 from .engine import Look
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import html
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import panel as pn
 
+from ..columns.sites import Array, read_sites
 from ..errors import InputError, SiteError
-from ..sites import Array, read_sites
 from .choices import Choices, read_toml
-from .maps import MARKERS, Sites
+from .maps import MARKERS, ScanMap, Sites
 from .server import guarded
-
-if TYPE_CHECKING:
-    from .page import Page
+from .tab import Tab
 
 UPLOADS = ".csv,.json,.cif,.toml"
 NEW = "columns"  # the kind of sites that are placed before one is named
@@ -29,12 +27,20 @@ class SitesPanel:
 
     Parameters
     ----------
-    page : Page
+    page : Tab
+    overview : ScanMap
+        On which sites are placed.
+    kind_changed : callable
+        Called when another kind is chosen.
+    source : path or address or None
+        The store that recipes name.
     """
 
-    def __init__(self, page: Page) -> None:
-        self._page = page
-        self.marks = Sites(page.overview, guarded(page.say, lambda sites: page.choose(sites=sites)))
+    def __init__(
+        self, page: Tab, overview: ScanMap, kind_changed: Callable[[], None], source: str | Path | None
+    ) -> None:
+        self._page, self._kind_changed, self._source = page, kind_changed, source
+        self.marks = Sites(overview, guarded(page.say, lambda sites: page.choose(sites=sites)))
         w, wide = pn.widgets, {"sizing_mode": "stretch_width"}
         self.kind = w.Select(label="Kind of column", options=[], **wide)
         self.legend = pn.pane.HTML("", margin=(0, 10), **wide)
@@ -88,8 +94,7 @@ class SitesPanel:
 
     def _show_kind(self, kind: str | None) -> None:
         self.marks.show(self._page.choices.sites, kind or NEW)
-        self._page.evidence.changed()
-        self._page.show_look()
+        self._kind_changed()
 
     def _named(self) -> str:
         name = self.new_kind.value.strip()
@@ -152,7 +157,7 @@ class SitesPanel:
         name = str(self.file.filename)
         suffix = Path(name).suffix.lower()
         if suffix == ".toml":
-            found = self._page.engine.fitted(read_toml(content, name, self._page.run.source or "counts"))
+            found = self._page.engine.fitted(read_toml(content, name, self._source or "counts"))
             opened = found.calibrated_as(self._page.choices)
             self._page.take(opened)
             if opened != found:

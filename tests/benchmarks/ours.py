@@ -76,7 +76,7 @@ class OnWorkers(DeriveAndApply):
     _cluster: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     def prepare(self) -> None:
-        from tdm_dask.cluster import scheduler
+        from tdm_dask.cluster.schedulers import scheduler
 
         super().prepare()
         client = self._cluster.enter_context(scheduler(workers=self.workers, cores=self.threads, announce=False))

@@ -39,10 +39,10 @@ def make_store(path: Path, nbytes: float) -> tuple[int, int, np.ndarray, np.ndar
     detector : ndarray (tiles of 64 x 64 pixels)
         A count is the number of its window times that of its tile.
     """
-    from tdm_dask import store as stores
     from tdm_dask.axes import axis_coordinate
-    from tdm_dask.codec import COMPRESSIONS
-    from tdm_dask.shards import EMPTY, choose_shards, sealing
+    from tdm_dask.reading import store as stores
+    from tdm_dask.shards.codec import COMPRESSIONS
+    from tdm_dask.shards.sharded_array import EMPTY, choose_shards, sealing
 
     patterns = math.ceil(nbytes / (2 * DETECTOR**2))
     ny = 16 * max(1, round(math.sqrt(patterns) / 16 * 0.75))
@@ -150,8 +150,8 @@ def graph_facts(lazy: Any, started: float) -> dict[str, float]:
 def run(folder: Path, nbytes: float, workers: int, memory: str) -> dict[str, Any]:
     """Make the counts, run the recipe on workers of this machine, compare with the known answer."""
     import tdm_dask as tdm
-    from tdm_dask.cluster import scheduler
-    from tdm_dask.recipe import run_recipe
+    from tdm_dask.cluster.schedulers import scheduler
+    from tdm_dask.recipe.run import run_recipe
 
     store = folder / "terabyte.zarr"
     begin = time.perf_counter()

@@ -52,7 +52,7 @@ def make_store(path: Path, size: int) -> None:
 
     import tdm_dask as tdm
     from benchmarks.data import DTYPE, INSIDE, OUTSIDE, SCAN_STEP, Counts
-    from tdm_dask.store import write_calibration
+    from tdm_dask.reading.store import write_calibration
 
     source, tile = Counts((size, size), INSIDE, OUTSIDE), 32
 

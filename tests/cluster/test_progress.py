@@ -16,8 +16,8 @@ from notebooks import executed, of_cells
 from signals_for_tests import register
 
 import tdm_dask as tdm
-from tdm_dask import progress
-from tdm_dask.progress import ProgressBars, progress_bar, silent
+from tdm_dask.cluster import progress
+from tdm_dask.cluster.progress import ProgressBars, progress_bar, silent
 
 ROOTS = [dask.delayed(np.sqrt)(value) for value in range(7)]
 
@@ -200,7 +200,7 @@ SCRIPT = """
 import threading, time
 import dask, numpy as np
 import tdm_dask as tdm
-from tdm_dask.progress import ProgressBars, progress_bar
+from tdm_dask.cluster.progress import ProgressBars, progress_bar
 roots = [dask.delayed(np.sqrt)(value) for value in range(7)]
 """
 

@@ -18,12 +18,13 @@ import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from test_promises import repeated_store, templates
+from counted_reads import repeated_store, templates
 
 import tdm_dask as tdm
-from tdm_dask import cluster_watch, stalls
-from tdm_dask.cluster import scheduler
+from tdm_dask.cluster import watch as cluster_watch
+from tdm_dask.cluster.schedulers import scheduler
 from tdm_dask.errors import WorkerLostError
+from tdm_dask.reading import stalls
 
 RECIPE = Path(tdm.__file__).parent / "data" / "demo.toml"
 KILLS = 10
@@ -204,7 +205,7 @@ def test_a_scheduler_that_goes_away_is_one_sentence(number, sentence, remote, mo
 
 
 def test_workers_without_memory_to_start_are_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr("tdm_dask.cluster.START_SECONDS", 8)
+    monkeypatch.setattr("tdm_dask.cluster.schedulers.START_SECONDS", 8)
     monkeypatch.setattr(cluster_watch, "WORKERS_SECONDS", 4.0)
     with (
         pytest.raises(WorkerLostError, match=r"more --memory|too little memory"),
@@ -214,7 +215,7 @@ def test_workers_without_memory_to_start_are_not_waited_for_without_end(monkeypa
 
 
 def test_work_that_takes_a_worker_beyond_its_memory_is_told(monkeypatch):
-    monkeypatch.setattr("tdm_dask.cluster.ALLOWED_FAILURES", 0)
+    monkeypatch.setattr("tdm_dask.cluster.schedulers.ALLOWED_FAILURES", 0)
     with (
         pytest.raises(WorkerLostError, match="more --memory"),
         scheduler(workers=1, memory="400MiB", announce=False),

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from tdm_dask.columns.crystal import sites_from_cif
 from tdm_dask.errors import SiteError
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 OLIVINE, PEROVSKITE = WORKFLOWS / "LiFePO4.cif", WORKFLOWS / "PbTiO3.cif"
 
 

@@ -15,7 +15,7 @@ from tdm_dask.columns.lattice import Drift, Lattice
 from tdm_dask.columns.registration import column_weights, register_sites
 from tdm_dask.errors import CoordinateError, InputError, RegionError, SiteError
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 # No rotation or mirror image of it gives the same sites.
 CHIRAL = Lattice([[4.1, 0.0], [0.9, 5.2]], {"Pb": [(0, 0)], "Ti": [(0.35, 0.2)], "Fe": [(0.6, 0.65)]})
 HEIGHTS = {"Pb": 60.0, "Ti": 30.0, "Fe": 40.0}

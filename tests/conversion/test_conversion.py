@@ -18,7 +18,7 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.store import stored_statistics
+from tdm_dask.reading.store import stored_statistics
 
 # What is converted
 
@@ -152,7 +152,7 @@ def test_every_scheduler_writes_the_same_store(request, raw, uninterrupted, tmp_
 
 
 def test_writing_and_checking_go_forward_together(raw, tmp_path):
-    from tdm_dask.progress import _LocalTasks
+    from tdm_dask.cluster.progress import _LocalTasks
 
     class Bar:
         seen: ClassVar = [(0, 0)]
@@ -181,7 +181,7 @@ MEMORY = """
 import sys
 import dask, numpy as np
 import tdm_dask as tdm
-from tdm_dask.shards import choose_shards
+from tdm_dask.shards.sharded_array import choose_shards
 dask.config.set(scheduler="threads", num_workers=2)
 shape = (128, 64, 256, 256)
 assert choose_shards(shape, 2)[1] == (32, 32, 256, 256)

@@ -19,7 +19,7 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.shards import choose_shards, follow_tiles
+from tdm_dask.shards.sharded_array import choose_shards, follow_tiles
 from tdm_dask.sources.stacks import StackSource
 
 SHAPE = (16, 24, 12, 16)
@@ -75,7 +75,7 @@ def chunks_read(path, store, chunks, **options):
         return read(self, y0, y1, x0, x1)
 
     # A look at a few patterns, before anything is converted, does not count.
-    no_look = mock.patch("tdm_dask.sources.doubts_about_order", return_value=[])
+    no_look = mock.patch("tdm_dask.sources.formats.registry.doubts_about_order", return_value=[])
     with small_shards(), no_look, mock.patch.object(StackSource, "read", watched):
         tdm.convert(path, store, **options)
     return times
@@ -104,7 +104,7 @@ def test_each_chunk_is_decompressed_once(tmp_path, chunks):
 
 
 def test_tiles_that_are_too_large_are_read_by_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr("tdm_dask.conversion_job._TILE_BYTES", 1000)
+    monkeypatch.setattr("tdm_dask.conversion.job._TILE_BYTES", 1000)
     counts, chunks = poisson(SHAPE), (8, 12, 3, 4)
     write(tmp_path / "scan.h5", counts, chunks)
     times = chunks_read(tmp_path / "scan.h5", tmp_path / "store", chunks)
@@ -158,11 +158,11 @@ def test_a_store_begun_with_other_shards_is_finished_with_them(tmp_path, monkeyp
     write(path, counts, chunks)
     with small_shards():
         with monkeypatch.context() as patched:
-            patched.setattr("tdm_dask.store.follow_tiles", lambda inner, shard, shape, tile: (inner, shard))
+            patched.setattr("tdm_dask.reading.store.follow_tiles", lambda inner, shard, shape, tile: (inner, shard))
             store = WatchedStore(LocalStore(tmp_path / "store"), 2, disk_full)
             with dask.config.set(scheduler="synchronous"), pytest.raises(errors.DiskFullError):
                 tdm.convert(path, store)
-        monkeypatch.setattr("tdm_dask.conversion_job._TILE_BYTES", 5 * 24 * 12 * 16 * 2)
+        monkeypatch.setattr("tdm_dask.conversion.job._TILE_BYTES", 5 * 24 * 12 * 16 * 2)
         largest = 0
         read = StackSource.read
 

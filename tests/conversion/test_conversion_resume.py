@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +20,10 @@ from small_stores import converted, poisson, raw_file, shard_files
 from zarr.storage import LocalStore, WrapperStore
 
 import tdm_dask as tdm
-from tdm_dask import conversion, errors
-from tdm_dask.conversion_job import convert_shards
-from tdm_dask.store import SIDECARS
+from tdm_dask import errors
+from tdm_dask.conversion import conversion
+from tdm_dask.conversion.job import convert_shards
+from tdm_dask.reading.store import SIDECARS
 
 KILLS = int(os.environ.get("TDM_TEST_KILLS", "8"))
 
@@ -33,8 +33,10 @@ FORKS = """
 import os, signal, sys
 import dask
 import small_stores, tdm_dask as tdm
-from tdm_dask import conversion, reductions, store
-from tdm_dask.blocks import Block
+from tdm_dask.conversion import conversion
+from tdm_dask.passes import reductions
+from tdm_dask.reading import store
+from tdm_dask.reading.blocks import Block
 dask.config.set(scheduler="threads", num_workers=2)
 source, options = sys.argv[1], eval(sys.argv[2])
 # What takes long without writing anything is done once, before the forks; no thread is started by it.
@@ -79,7 +81,7 @@ def forks(raw):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout.readline() == "ready\n"
 

@@ -19,15 +19,16 @@ from small_stores import converted, poisson, raw_file, small_shards
 from vendor_files import merlin_hdr, write_empad, write_mib
 
 import tdm_dask as tdm
-from tdm_dask import conversion_job, sampling
-from tdm_dask.blocks import InMemory
 from tdm_dask.cli import main
-from tdm_dask.codec import COMPRESSIONS
+from tdm_dask.conversion import job as conversion_job
+from tdm_dask.conversion import sampling
+from tdm_dask.conversion.sampling import sample
 from tdm_dask.errors import DiskFullError, InputError, ScanShapeError, SourceError
-from tdm_dask.repeats import pattern_marks, repeated
-from tdm_dask.sampling import sample
-from tdm_dask.sources import open_vendor
-from tdm_dask.store import stored_findings
+from tdm_dask.reading.blocks import InMemory
+from tdm_dask.reading.store import stored_findings
+from tdm_dask.shards.codec import COMPRESSIONS
+from tdm_dask.sources.formats.registry import open_vendor
+from tdm_dask.sources.repeats import pattern_marks, repeated
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from small_stores import converted, poisson
 import tdm_dask as tdm
 from tdm_dask import errors
 from tdm_dask.axes import DIMS, axis_coordinate
-from tdm_dask.lazy import source_of
+from tdm_dask.reading.lazy import source_of
 
 SHAPE = (7, 9, 10, 11)
 

@@ -10,18 +10,18 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from counted_reads import CountingStore, assert_read_once, several_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scans import LAYOUTS, as_labelled, scans
 from scipy.stats import binom, chisquare
-from test_masks_against_oracle import LAYOUTS, as_labelled, scans
-from test_promises import CountingStore, assert_read_once, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask.blocks import Shards
-from tdm_dask.lazy import source_of
-from tdm_dask.thinning import split_electrons, thin
-from tdm_dask.thinning_source import Thinned
+from tdm_dask.counts.thinning import split_electrons, thin
+from tdm_dask.reading.blocks import Shards
+from tdm_dask.reading.lazy import source_of
+from tdm_dask.reading.thinned import Thinned
 
 WORD = 2**64 - 1
 
@@ -195,7 +195,7 @@ def test_thinned_counts_are_lazy_and_read_each_chunk_once(tmp_path):
 def test_what_a_store_knows_of_all_electrons_is_not_taken_for_that_of_some(tmp_path):
     counts = np.random.default_rng(0).poisson(4, (6, 6, 16, 16)).astype(np.uint16)
     half = thin(tdm.convert(tdm.label_counts(counts), tmp_path / "scan.zarr"))
-    from tdm_dask.statistics import pacbed, stored_maxima
+    from tdm_dask.counts.statistics import pacbed, stored_maxima
 
     np.testing.assert_allclose(pacbed(half), half.values.mean((0, 1)))
     assert stored_maxima(half) is None

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdm_dask.axes import label_counts
-from tdm_dask.calibration import calibrate, detector_to_scan, find_bf_disk, reciprocal
+from tdm_dask.detector.calibration import calibrate, detector_to_scan, find_bf_disk, reciprocal
 from tdm_dask.errors import CalibrationError, CoordinateError, InputError, UnitError
 
 NAMES = ("lifepo4_001_40nm.npz", "pbtio3_100_39nm.npz")
@@ -232,7 +232,7 @@ def test_nothing_is_read_where_nothing_needs_it():
 
 
 def test_data_is_read_for_the_mean_pattern():
-    pytest.importorskip("tdm_dask.statistics")
+    pytest.importorskip("tdm_dask.counts.statistics")
     frames = np.random.default_rng(5).poisson(PATTERN, (4, 5, *PATTERN.shape)).astype(np.uint16)
     lazy = label_counts(da.from_array(frames, chunks=(2, 2, -1, -1)))
     lazy = lazy.assign_coords(valid_pixels=(("ky", "kx"), np.indices(PATTERN.shape)[0] != 5))

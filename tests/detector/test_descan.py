@@ -10,20 +10,21 @@ import numpy as np
 import oracle
 import pytest
 import xarray as xr
+from counted_reads import CountingStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scans import LAYOUTS, as_labelled, scans
 from small_stores import SHARD, converted, poisson, small_shards
-from test_masks_against_oracle import LAYOUTS, as_labelled, scans
-from test_promises import CountingStore
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask import errors, shifts
+from tdm_dask import errors
 from tdm_dask.cli import main
-from tdm_dask.lazy import source_of
-from tdm_dask.recipe import run_recipe
-from tdm_dask.report import write_report
-from tdm_dask.store import clear_descan, stored_statistics, write_calibration
+from tdm_dask.reading import shifts
+from tdm_dask.reading.lazy import source_of
+from tdm_dask.reading.store import clear_descan, stored_statistics, write_calibration
+from tdm_dask.recipe.run import run_recipe
+from tdm_dask.report.writing import write_report
 
 NAMES = ("descan_ky", "descan_kx")
 
@@ -304,7 +305,7 @@ def apply_square(start, stop, by=None):
 
 
 def test_a_mask_reads_the_tiles_within_reach_alone_and_each_once(tiled, monkeypatch):
-    monkeypatch.setattr("tdm_dask.shards.RANGE_BYTES", 1)  # every inner chunk is a range of its own
+    monkeypatch.setattr("tdm_dask.shards.sharded_array.RANGE_BYTES", 1)  # every inner chunk is a range of its own
     path, dense = tiled
     by = np.rint(plane((24, 24), (3, 0), (0, 2)))
     tiles = 6 * 6  # inner chunks of the scan
@@ -324,8 +325,8 @@ def test_a_mask_reads_the_tiles_within_reach_alone_and_each_once(tiled, monkeypa
 
 def test_many_shifts_keep_few_cut_masks(tiled):
     """The weights cut for each place of a block do not pile up with the number of shifts."""
-    from tdm_dask.blocks import Block
-    from tdm_dask.reductions import PLACES_KEPT, Images, prepare_masks
+    from tdm_dask.passes.reductions import PLACES_KEPT, Images, prepare_masks
+    from tdm_dask.reading.blocks import Block
 
     masks = prepare_masks(np.ones((3, 64, 64)), None, None, None)
     reduction, window = Images(), (slice(0, 24), slice(0, 24))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdm_dask.axes import axis_coordinate, label_counts
-from tdm_dask.detectors import annulus, disk, parse_detector, segments
+from tdm_dask.detector.conventional_masks import annulus, disk, parse_detector, segments
 from tdm_dask.errors import CoordinateError, MaskError, UnitError
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
+from tdm_dask.detector.radial_profiles import radial_profile, scattering_angle
 from tdm_dask.plot.profiles import plot_radial_profile
-from tdm_dask.profiles import radial_profile, scattering_angle
 
 
 def on_detector(values, step=(1.3, 1.1), centre=None, dims=()) -> xr.DataArray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr.storage
+from counted_reads import CountingStore
 from small_stores import converted
-from test_promises import CountingStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import label_counts

@@ -6,16 +6,16 @@ import dask.array as da
 import numpy as np
 import oracle
 import pytest
+from counted_reads import CountingStore, assert_read_once, several_shards
+from dense_ridge import dataset, dense_masks, few_pixels, labelled, some_templates
 from small_stores import converted
-from test_promises import CountingStore, assert_read_once
-from test_ridge import dataset, dense_masks, few_pixels, labelled, scan, some_templates  # noqa: F401
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.errors import InputError, MemoryLimitError, RegionError, TemplateError
 from tdm_dask.evaluation.cross_talk import cross_talk
 from tdm_dask.evaluation.held_out import held_out_cross_talk
-from tdm_dask.ridge import regularisation_curve
+from tdm_dask.masks.ridge import regularisation_curve
 
 FOLDS = {
     "top": (slice(0, 8), slice(None)),
@@ -96,8 +96,8 @@ def test_electrons_equal_masks_of_one_half_of_them_applied_to_the_other(method):
     assert found["fold"].values.tolist() == ["first half", "second half"]
 
 
-def test_halves_take_one_read_and_electrons_four(scan):  # noqa: F811
-    path, _ = scan
+def test_halves_take_one_read_and_electrons_four(tmp_path):
+    path, _ = several_shards(tmp_path, shape=(20, 24, 64, 96))
     store = CountingStore(LocalStore(path, read_only=True))
     for method in ("pearson", "ridge"):
         store.reads.clear()

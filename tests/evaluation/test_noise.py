@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 import tdm_dask as tdm
+from tdm_dask.counts.thinning import split_electrons
 from tdm_dask.evaluation.noise import lattice_snr, thinned_snr
-from tdm_dask.thinning import split_electrons
 
 STEP = 0.32
 SHAPE = (64, 56)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr.storage
+from counted_reads import CountingStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from scipy.stats import binom
 from small_stores import converted
-from test_promises import CountingStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, label_counts

@@ -7,16 +7,16 @@ import numpy as np
 import oracle
 import pytest
 import xarray as xr
+from counted_reads import CountingStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from small_stores import converted, poisson
-from test_promises import CountingStore
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask.components import nonnegative_components, principal_components
-from tdm_dask.factors import block_krylov, largest_eigenvectors, nonnegative_factors, signed
+from tdm_dask.imaging.components import nonnegative_components, principal_components
+from tdm_dask.kernels.factors import block_krylov, largest_eigenvectors, nonnegative_factors, signed
 from tdm_dask.plot.components import plot_components
 
 METHODS = ["gram", "krylov"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tdm_dask import errors
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.line_profiles import averaged_profile, line_profile, normalised, profile_peaks, profile_sites
+from tdm_dask.imaging.line_profiles import averaged_profile, line_profile, normalised, profile_peaks, profile_sites
 
 STEP = (0.25, 0.31)
 PERIOD = np.array([3.0, 4.0])  # along y and x

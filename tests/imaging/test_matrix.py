@@ -8,15 +8,15 @@ import numpy as np
 import oracle
 import pytest
 import xarray as xr
+from counted_reads import CountingStore, assert_read_once
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_stores import converted, poisson, small_shards
-from test_promises import CountingStore, assert_read_once
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.matrix import matrix_view
+from tdm_dask.imaging.matrix_view import matrix_view
 
 DTYPES = ["uint8", "uint16", "uint32", ">u2", "float32", "int16", "bool"]
 STEP = 2.0

@@ -8,15 +8,15 @@ import numpy as np
 import oracle
 import pytest
 import xarray as xr
+from counted_reads import CountingStore, assert_read_once, several_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_promises import CountingStore, assert_read_once, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, electron_wavelength
-from tdm_dask.calibration import detector_to_scan
-from tdm_dask.phase import (
+from tdm_dask.detector.calibration import detector_to_scan
+from tdm_dask.imaging.phase import (
     centre_of_mass,
     differential_phase_contrast,
     integrated_centre_of_mass,

@@ -9,7 +9,7 @@ import xarray as xr
 import tdm_dask as tdm
 from tdm_dask import errors
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.thickness import match_thickness
+from tdm_dask.imaging.thickness import match_thickness
 
 THICKNESSES = np.arange(20.0, 62, 4)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tdm_dask import kernels
+from tdm_dask.kernels.exact_sums import exact_sums
+from tdm_dask.kernels.moments import exact_moments, shifted_moments
+from tdm_dask.kernels.weighted_sums import LARGEST_SHIFT, weighted_counts, weighted_sums
 
 INTEGERS = [np.uint8, np.uint16, np.uint32]
 # Patterns (also not a multiple of four, and more than one run) and detector (rows, columns).
@@ -59,7 +61,7 @@ def test_exact_moments(patterns, rows, columns, dtype, kind):
         total = np.full((rows + 2, columns + 1), 3, np.uint64)
         squares = np.full((rows + 2, columns + 1), 5, np.uint64)
         cross = np.full((templates, rows + 2, columns + 1), 0.5)
-        kernels.exact_moments(read_only(block), read_only(weights), total, squares, cross, 1, 1, columns)
+        exact_moments(read_only(block), read_only(weights), total, squares, cross, 1, 1, columns)
         inner = (slice(1, rows + 1), slice(1, columns + 1))
         exact = block.astype(np.uint64)
         np.testing.assert_array_equal(total[inner].ravel(), exact.sum(0) + 3)
@@ -86,7 +88,7 @@ def test_exact_sums(patterns, rows, columns, dtype, kind):
         squares = np.full((rows + 2, columns + 1), 5, np.uint64)
         maximum = np.full((rows + 2, columns + 1), 2, dtype)
         of_patterns = np.full(patterns, 7, np.uint64)
-        kernels.exact_sums(read_only(block), valid, total, squares, maximum, of_patterns, 1, 1, columns)
+        exact_sums(read_only(block), valid, total, squares, maximum, of_patterns, 1, 1, columns)
         inner = (slice(1, rows + 1), slice(1, columns + 1))
         exact = block.astype(np.uint64)
         np.testing.assert_array_equal(total[inner].ravel(), exact.sum(0) + 3)
@@ -109,7 +111,7 @@ def test_shifted_moments(patterns, rows, columns, dtype):
         shift = block[0].astype(np.float64)
         total, squares = np.ones(rows * columns), np.ones(rows * columns)
         cross = np.ones((templates, rows * columns))
-        kernels.shifted_moments(read_only(block), read_only(weights), read_only(shift), total, squares, cross)
+        shifted_moments(read_only(block), read_only(weights), read_only(shift), total, squares, cross)
         shifted = block.astype(np.float64) - shift
         scale = np.abs(shifted).max() + 1
         np.testing.assert_allclose(total, shifted.sum(0) + 1, rtol=1e-12, atol=1e-12 * patterns * scale)
@@ -125,7 +127,7 @@ def test_weighted_sums(patterns, rows, columns, masks, dtype):
     block = counts(rng, (patterns, rows * columns), dtype, "wide")
     weights, shift = rng.standard_normal((masks, rows * columns)), rng.standard_normal(rows * columns)
     images = np.ones((patterns, masks))
-    kernels.weighted_sums(read_only(block), read_only(weights), read_only(shift), images)
+    weighted_sums(read_only(block), read_only(weights), read_only(shift), images)
     expected = (block.astype(np.float64) - shift) @ weights.T + 1
     np.testing.assert_allclose(images, expected, rtol=1e-12, atol=1e-12 * (np.abs(block).max() + 1.0) * rows * columns)
 
@@ -138,9 +140,9 @@ def test_weighted_counts(masks, dtype, kind):
     for patterns, rows, columns in SHAPES:
         block = counts(rng, (patterns, rows * columns), dtype, kind)
         weights = rng.standard_normal((masks, rows * columns))
-        shift = np.minimum(block[0].astype(np.float64), kernels.LARGEST_SHIFT)
+        shift = np.minimum(block[0].astype(np.float64), LARGEST_SHIFT)
         images = np.ones((patterns, masks))
-        kernels.weighted_counts(
+        weighted_counts(
             *map(read_only, (block, weights, shift, weights.astype(np.float32), shift.astype(np.float32))), images
         )
         shifted = block.astype(np.float64) - shift

@@ -8,8 +8,8 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.aperture import collection_aperture
 from tdm_dask.axes import axis_coordinate
+from tdm_dask.masks.aperture import collection_aperture
 
 NAMES = ["Li", "Fe", "O"]
 

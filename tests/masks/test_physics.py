@@ -7,22 +7,15 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from simulated_scans import SIGMA, with_periodic_images
 
 import tdm_dask as tdm
-
-SIGMA = 0.35
 
 # Held against a dense computation made once with other code: R_ii of each kind, and the excess of R over G.
 PEARSON = {
     "lifepo4_001_40nm.npz": ({"Li": 0.87, "Fe": 0.73, "P+O": 0.62, "O": 0.80}, 0.53),
     "pbtio3_100_39nm.npz": ({"Pb": 0.89, "Ti+O": 0.73, "O": 0.94}, 0.27),
 }
-
-
-def with_periodic_images(sites, cell):
-    """Every site and its images in the cells around: columns beyond the border still reach into the scan."""
-    offsets = np.array([(i * cell[0], j * cell[1]) for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    return {kind: (np.asarray(s)[:, None] + offsets).reshape(-1, 2) for kind, s in sites.items()}
 
 
 @pytest.fixture(scope="module", params=PEARSON)

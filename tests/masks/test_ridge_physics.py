@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from test_physics import SIGMA, with_periodic_images
+from simulated_scans import SIGMA, with_periodic_images
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate

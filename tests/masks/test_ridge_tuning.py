@@ -7,7 +7,7 @@ import xarray as xr
 import tdm_dask as tdm
 from tdm_dask.axes import label_counts
 from tdm_dask.errors import InputError, TemplateError
-from tdm_dask.ridge_tuning import RidgeTuner
+from tdm_dask.masks.ridge_tuning import RidgeTuner
 
 
 def scan(seed: int = 0) -> tuple[xr.DataArray, xr.DataArray]:

@@ -15,9 +15,9 @@ from vendor_files import merlin_hdr, write_mib
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.arrival import expected_counts, follow, replay, stream_frames
-from tdm_dask.blocks import RawFrames
-from tdm_dask.streaming import LiveImage, RunningMask, live_image, running_mask
+from tdm_dask.counts.arrival import expected_counts, follow, replay, stream_frames
+from tdm_dask.masks.live import LiveImage, RunningMask, live_image, running_mask
+from tdm_dask.reading.blocks import RawFrames
 
 TOLERANCE = {"uint8": 1e-6, "uint16": 1e-6, "uint32": 1e-10, "int16": 1e-10, "float32": 1e-10, "float64": 1e-10}
 SHAPE = (5, 6, 4, 3)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from counted_reads import CountingStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_promises import CountingStore
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import CoordinateError, MaskError
-from tdm_dask.symmetry import symmetrise_mask
+from tdm_dask.masks.symmetry import symmetrise_mask
 
 
 def detector(n, m=None, origin=None, step=1.0):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tdm_dask.axes import axis_coordinate, label_counts
 from tdm_dask.errors import CoordinateError, SiteError, UnitError
-from tdm_dask.templates import binary_template, gaussian_template, read_sites, write_sites
+from tdm_dask.masks.templates import binary_template, gaussian_template, read_sites, write_sites
 
 
 def scan(shape=(20, 30), step=(0.3, 0.2), origin=(0.0, 0.0)):

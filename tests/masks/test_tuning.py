@@ -17,16 +17,18 @@ import oracle
 import psutil
 import pytest
 import xarray as xr
+from counted_reads import CountingStore, assert_read_once, several_shards
 from dask import hashing
 from small_stores import converted, poisson, shard_files, small_shards
-from test_promises import CountingStore, assert_read_once, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask import errors, masks, tuning
-from tdm_dask import store as stores
+from tdm_dask import errors
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.codec import COMPRESSIONS
+from tdm_dask.masks import derivation as masks
+from tdm_dask.masks import proxies as tuning
+from tdm_dask.reading import store as stores
+from tdm_dask.shards.codec import COMPRESSIONS
 
 SHAPE = (9, 10, 13, 14)
 LAYOUTS = ["numpy", "chunked", "store", "crop of a store"]

@@ -10,18 +10,18 @@ import dask.array as da
 import numpy as np
 import oracle
 import pytest
+from counted_reads import CountingStore, assert_read_once, several_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scans import LAYOUTS, as_labelled, scans
 from small_stores import converted, poisson
-from test_masks_against_oracle import LAYOUTS, as_labelled, scans
-from test_promises import CountingStore, assert_read_once, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask.block_moments import block_edges, block_moments
 from tdm_dask.errors import CountsError, MemoryLimitError
-from tdm_dask.reductions import prepare_templates
-from tdm_dask.ridge_solver import SecondMoments
+from tdm_dask.kernels.ridge_solver import SecondMoments
+from tdm_dask.passes.block_moments import block_edges, block_moments
+from tdm_dask.passes.reductions import prepare_templates
 
 
 def dense(counts, templates, used, region, edges):
@@ -130,8 +130,8 @@ def test_what_is_constant_correlates_with_nothing():
 
 
 def test_more_patterns_than_are_summed_at_once(monkeypatch):
-    monkeypatch.setattr("tdm_dask.second_moments.ROWS", 7)
-    monkeypatch.setattr("tdm_dask.second_moments.PANEL", 4)
+    monkeypatch.setattr("tdm_dask.passes.second_moments.ROWS", 7)
+    monkeypatch.setattr("tdm_dask.passes.second_moments.PANEL", 4)
     counts = poisson((9, 8, 5, 3))
     templates = np.random.default_rng(2).normal(size=(2, 9, 8))
     used, region, edges = np.ones((9, 8), bool), np.ones((5, 3), bool), ((0, 4, 9), (0, 8))

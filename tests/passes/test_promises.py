@@ -6,56 +6,21 @@ import json
 import subprocess
 import sys
 import textwrap
-import threading
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from zarr.storage import LocalStore, WrapperStore
+from counted_reads import CountingStore, WatchedStore, assert_read_once, repeated_store, several_shards, templates
+from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask import store as stores
-from tdm_dask.codec import COMPRESSIONS
-from tdm_dask.lazy import source_of
-
-
-class CountingStore(WrapperStore):
-    """Notes every range of a shard that is read."""
-
-    def __init__(self, store):
-        super().__init__(store)
-        self.reads = []
-
-    async def get(self, key, prototype=None, byte_range=None):
-        data = await super().get(key, prototype, byte_range)
-        if "/c/" in key and data is not None and key.startswith("counts"):
-            start = getattr(byte_range, "start", None)
-            self.reads.append((key, start, len(data)))
-        return data
-
-    def chunk_ranges(self):
-        """Bytes of inner chunks that were read: (key, start, stop); shard indexes are not among them."""
-        return [(key, start, start + size) for key, start, size in self.reads if start is not None]
-
-
-class WatchedStore(CountingStore):
-    """Says when a range of a shard is asked for."""
-
-    def __init__(self, store):
-        super().__init__(store)
-        self.asked = threading.Semaphore(0)
-
-    async def get(self, key, prototype=None, byte_range=None):
-        if getattr(byte_range, "start", None) is not None:
-            self.asked.release()
-        return await super().get(key, prototype, byte_range)
+from tdm_dask.reading.lazy import source_of
 
 
 def test_the_next_range_comes_while_one_is_used(tmp_path, monkeypatch):
     several_shards(tmp_path)
-    monkeypatch.setattr("tdm_dask.shards.RANGE_BYTES", 1)  # every inner chunk is a range of its own
+    monkeypatch.setattr("tdm_dask.shards.sharded_array.RANGE_BYTES", 1)  # every inner chunk is a range of its own
     store = WatchedStore(LocalStore(tmp_path / "scan.zarr", read_only=True))
     array = source_of(tdm.open(store).data).array
     chunks = array.read_shard((0, 0, 0, 0))
@@ -64,21 +29,6 @@ def test_the_next_range_comes_while_one_is_used(tmp_path, monkeypatch):
     assert store.asked.acquire(timeout=60), "the second range was not asked for while the first was used"
     assert not store.asked.acquire(timeout=0.2), "ranges must not pile up in memory"
     assert sum(1 for _ in chunks) > 2
-
-
-def several_shards(tmp_path, dtype="uint16", shape=(40, 48, 128, 128)):
-    """A store of several shards with several detector tiles each, and its counts."""
-    rng = np.random.default_rng(8)
-    counts = rng.poisson(1, shape).astype(dtype)
-    path = tmp_path / "scan.zarr"
-    # Small shards, so that a small scan has several.
-    original = stores.choose_shards
-    try:
-        stores.choose_shards = lambda shape, itemsize: ((8, 8, 32, 32), (16, 16, *shape[2:]))
-        tdm.convert(tdm.label_counts(counts), path)
-    finally:
-        stores.choose_shards = original
-    return path, counts
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +40,6 @@ def scan(tmp_path_factory):
 def counting(scan):
     store = CountingStore(LocalStore(scan[0], read_only=True))
     return store, tdm.open(store)
-
-
-def templates(counts, n=5):
-    rng = np.random.default_rng(2)
-    return xr.DataArray(rng.normal(size=(n, *counts.shape[:2])), dims=("template", "y", "x"))
-
-
-def assert_read_once(store, path, fraction=1.0):
-    ranges = store.chunk_ranges()
-    assert len(ranges) == len(set(ranges))
-    for key in {k for k, _, _ in ranges}:
-        spans = sorted((a, b) for k, a, b in ranges if k == key)
-        assert all(first[1] <= second[0] for first, second in pairwise(spans)), "a chunk was read twice"
-    stored = sum(p.stat().st_size for p in (path / "counts" / "c").rglob("*") if p.is_file())
-    assert sum(b - a for _, a, b in ranges) <= 1.02 * fraction * stored
 
 
 def test_nothing_is_read_before_compute(counting):
@@ -222,27 +157,6 @@ stop.append(True)
 watcher.join()
 print(json.dumps({"base": base, "peak": peak[0], "read": process.io_counters().read_chars - before}))
 """
-
-
-def repeated_store(path, gigabytes):
-    """A store of equal shards, written as one shard's bytes many times over."""
-    shards = gigabytes * 8
-    shape = (32, 32 * shards, 256, 256)
-    array = stores.create(
-        stores.resolve(path, read_only=False),
-        {"schema": 1, "state": "complete", "id": stores.new_id()},
-        shape,
-        np.dtype(np.uint16),
-        COMPRESSIONS["lz4"],
-        {},
-    )
-    block = np.random.default_rng(0).poisson(0.5, (32, 32, 256, 256)).astype(np.uint16)
-    data = b"".join(array.encode_shard((0, 0, 0, 0), lambda y, x: block[y, x]))
-    for n in range(shards):
-        file = path / array.key((0, n, 0, 0))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return shards * len(data)
 
 
 @pytest.fixture(scope="module")

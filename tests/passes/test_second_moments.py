@@ -7,17 +7,17 @@ import dask.array as da
 import numpy as np
 import oracle
 import pytest
+from counted_reads import CountingStore, assert_read_once, several_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scans import LAYOUTS, as_labelled, scans
 from small_stores import converted, poisson
-from test_masks_against_oracle import LAYOUTS, as_labelled, scans
-from test_promises import CountingStore, assert_read_once, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask import kernels
-from tdm_dask.reductions import prepare_masks, prepare_templates
-from tdm_dask.second_moments import gram, normal_product
+from tdm_dask.kernels.matrix import centred_rows
+from tdm_dask.passes.reductions import prepare_masks, prepare_templates
+from tdm_dask.passes.second_moments import gram, normal_product
 
 
 def standardised(counts, used):
@@ -92,8 +92,8 @@ def test_counts_that_are_large_and_drift_lose_nothing_to_float32(change):
 
 
 def test_more_patterns_and_pixels_than_are_summed_at_once(monkeypatch):
-    monkeypatch.setattr("tdm_dask.second_moments.ROWS", 7)
-    monkeypatch.setattr("tdm_dask.second_moments.PANEL", 4)
+    monkeypatch.setattr("tdm_dask.passes.second_moments.ROWS", 7)
+    monkeypatch.setattr("tdm_dask.passes.second_moments.PANEL", 4)
     counts = poisson((9, 8, 5, 3))
     d_hat = standardised(counts, np.ones((9, 8), bool))
     templates = np.random.default_rng(2).normal(size=(2, 9, 8))
@@ -190,7 +190,7 @@ def test_rows_are_centred_on_their_own_mean(dtype):
     block = np.random.default_rng(4).integers(0, 100, (11, 13)).astype(dtype)
     columns, places = np.array([0, 3, 12]), np.array([4, 1, 0])
     mean, rows = np.full(5, -1.0), np.full((11, 5), -1, np.float32)
-    kernels.centred_rows(block, columns, places, mean, rows)
+    centred_rows(block, columns, places, mean, rows)
     expected = block[:, columns].mean(0, dtype=np.float64)
     np.testing.assert_allclose(mean[places], expected, rtol=1e-15)
     np.testing.assert_allclose(rows[:, places], block[:, columns] - expected, rtol=1e-6, atol=1e-6)

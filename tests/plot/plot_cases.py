@@ -14,15 +14,15 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask import plot
-from tdm_dask.aperture import collection_aperture
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.columns.lattice import Lattice
-from tdm_dask.components import nonnegative_components, principal_components
-from tdm_dask.deflection import centre_of_mass
 from tdm_dask.evaluation.verdict import evidence
-from tdm_dask.line_profiles import averaged_profile, normalised, profile_sites
-from tdm_dask.matrix import matrix_view
-from tdm_dask.ridge import regularisation_curve
+from tdm_dask.imaging.components import nonnegative_components, principal_components
+from tdm_dask.imaging.deflection import centre_of_mass
+from tdm_dask.imaging.line_profiles import averaged_profile, normalised, profile_sites
+from tdm_dask.imaging.matrix_view import matrix_view
+from tdm_dask.masks.aperture import collection_aperture
+from tdm_dask.masks.ridge import regularisation_curve
 
 DATA = Path(tdm.__file__).parent / "data"
 SEMI_ANGLE = 23.5

@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from tdm_dask.blocks import RawFrames
 from tdm_dask.errors import SourceError
-from tdm_dask.memory import Buffers, copy_native, copy_tiles, mapped, native
+from tdm_dask.kernels.copying import copy_native, copy_tiles
+from tdm_dask.reading.blocks import RawFrames
+from tdm_dask.reading.memory import Buffers, mapped, native
 
 DTYPES = ["<u2", ">u2", ">u1", ">u4", "<u4", ">f4", ">i2", "?"]
 
@@ -126,7 +127,7 @@ def test_mapping_what_is_not_there_is_an_error_and_no_signal(file, monkeypatch):
 @pytest.mark.parametrize("can_map", [True, False])
 def test_frames_are_read_alike_with_and_without_a_map(tmp_path, monkeypatch, window, gaps, can_map):
     if not can_map:
-        monkeypatch.setattr("tdm_dask.blocks.mapped", lambda *_: None)
+        monkeypatch.setattr("tdm_dask.reading.blocks.mapped", lambda *_: None)
     ny, nx, nky, nkx = shape = (5, 7, 4, 6)
     between, after_line = gaps
     counts = np.random.default_rng(0).integers(0, 999, shape).astype(">u2")

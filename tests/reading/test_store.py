@@ -19,11 +19,11 @@ from zarr.storage import LocalStore, MemoryStore
 import tdm_dask as tdm
 from tdm_dask import errors
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.blocks import Shards, ZarrArray
-from tdm_dask.codec import COMPRESSIONS
-from tdm_dask.lazy import source_of
-from tdm_dask.shards import choose_shards, put, sharded_array
-from tdm_dask.store import stored_statistics, write_calibration
+from tdm_dask.reading.blocks import Shards, ZarrArray
+from tdm_dask.reading.lazy import source_of
+from tdm_dask.reading.store import stored_statistics, write_calibration
+from tdm_dask.shards.codec import COMPRESSIONS
+from tdm_dask.shards.sharded_array import choose_shards, put, sharded_array
 
 DTYPES = [
     "bool",

@@ -16,14 +16,15 @@ import pytest
 from dask.callbacks import Callback
 
 import tdm_dask as tdm
-from tdm_dask import cli, plan
+from tdm_dask import cli
+from tdm_dask.cluster.resources import Resources
 from tdm_dask.errors import DiskFullError, MemoryLimitError, RecipeError
-from tdm_dask.plan import plan_recipe
-from tdm_dask.recipe import run_recipe
-from tdm_dask.report import write_report
-from tdm_dask.resources import Resources
+from tdm_dask.recipe import plan
+from tdm_dask.recipe.plan import plan_recipe
+from tdm_dask.recipe.run import run_recipe
+from tdm_dask.report.writing import write_report
 
-DATA = Path(__file__).resolve().parents[1] / "tdm_dask" / "data"
+DATA = Path(__file__).resolve().parents[2] / "tdm_dask" / "data"
 DEMO = DATA / "demo.toml"
 
 
@@ -207,8 +208,8 @@ def test_the_report_holds_what_was_expected_beside_what_was_taken(scan, tmp_path
 MEMORY = """
 import json, sys
 import dask
-from tdm_dask.plan import plan_recipe
-from tdm_dask.recipe import run_recipe
+from tdm_dask.recipe.plan import plan_recipe
+from tdm_dask.recipe.run import run_recipe
 dask.config.set(scheduler="threads", num_workers=2)
 recipe = json.loads(sys.argv[1])
 made = plan_recipe(recipe, sys.argv[2], seconds=0.1)

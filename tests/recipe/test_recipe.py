@@ -14,10 +14,10 @@ import xarray as xr
 import tdm_dask as tdm
 from tdm_dask.errors import CorruptStoreError, InputError, RecipeError, SourceError, UnitError
 from tdm_dask.evaluation.verdict import evidence
-from tdm_dask.recipe import run_recipe
-from tdm_dask.recipe_file import load_recipe
+from tdm_dask.recipe.recipe_file import load_recipe
+from tdm_dask.recipe.run import run_recipe
 
-DATA = Path(__file__).resolve().parents[1] / "tdm_dask" / "data"
+DATA = Path(__file__).resolve().parents[2] / "tdm_dask" / "data"
 DEMO = DATA / "demo.toml"
 SITES = json.loads((DATA / "lifepo4_001_sites.json").read_text(encoding="utf-8"))
 KINDS = ["Li", "Fe", "P+O", "O"]
@@ -130,7 +130,7 @@ def test_results_are_readable_by_plain_xarray(demo):
 
 
 def test_correlating_and_applying_read_the_counts_once_each(tmp_path, monkeypatch):
-    from tdm_dask.blocks import Shards
+    from tdm_dask.reading.blocks import Shards
 
     reads = []
     blocks = Shards.blocks
@@ -227,7 +227,7 @@ def test_mean_scaled_masks_are_applied_to_the_counts_as_they_are(tmp_path, dense
 
 @pytest.mark.parametrize("options", [{}, {"regularisation": 0.3, "separate": True, "gain": 1.0}])
 def test_ridge_masks_are_those_of_derive_mask_and_take_one_read(options, tmp_path, monkeypatch):
-    from tdm_dask.blocks import Shards
+    from tdm_dask.reading.blocks import Shards
 
     reads = []
     blocks = Shards.blocks

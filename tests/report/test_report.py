@@ -26,15 +26,15 @@ import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import InputError
 from tdm_dask.evaluation.cross_talk import cross_talk
-from tdm_dask.image_file import check_image_path, write_image
 from tdm_dask.plot import plot_columns, plot_cross_talk, plot_image, plot_mask, plot_pacbed, save_figure
-from tdm_dask.recipe import run_recipe
-from tdm_dask.report import write_report
+from tdm_dask.recipe.run import run_recipe
 from tdm_dask.report.figures import figures_of
 from tdm_dask.report.identity import file_hash, fingerprint
-from tdm_dask.sources import identity
+from tdm_dask.report.image_file import check_image_path, write_image
+from tdm_dask.report.writing import write_report
+from tdm_dask.sources.vendor import identity
 
-DEMO = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "demo.toml"
+DEMO = Path(__file__).resolve().parents[2] / "tdm_dask" / "data" / "demo.toml"
 KINDS = ["Li", "O"]
 
 

@@ -19,8 +19,8 @@ from matplotlib.image import imread
 from tdm_dask.cli import main
 from tdm_dask.errors import InputError
 from tdm_dask.plot import save_figure
-from tdm_dask.recipe import run_recipe
-from tdm_dask.report import write_report
+from tdm_dask.recipe.run import run_recipe
+from tdm_dask.report.writing import write_report
 
 nbformat = pytest.importorskip("nbformat", reason="the package nbformat is not here")
 DATA = Path(str(files("tdm_dask"))) / "data"

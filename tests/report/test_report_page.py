@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from browser import chromium, executable, visit
 
-from tdm_dask.recipe import run_recipe
-from tdm_dask.report import write_report
+from tdm_dask.recipe.run import run_recipe
+from tdm_dask.report.writing import write_report
 
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 CONTRAST = 4.5  # of text against what is behind it: WCAG 2.2, level AA

@@ -20,10 +20,10 @@ from small_stores import shard_files, small_shards
 import tdm_dask as tdm
 from tdm_dask import errors
 from tdm_dask.cli import main
-from tdm_dask.recipe import run_recipe
-from tdm_dask.shards import put
-from tdm_dask.storage import resolve
-from tdm_dask.store import SIDECARS, stored_statistics, write_calibration
+from tdm_dask.reading.store import SIDECARS, stored_statistics, write_calibration
+from tdm_dask.recipe.run import run_recipe
+from tdm_dask.shards.objects import resolve
+from tdm_dask.shards.sharded_array import put
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto's server is not installed")
@@ -32,9 +32,9 @@ import boto3
 from moto.core import set_initial_no_auth_action_count
 from s3_server import Server
 
-from tdm_dask import s3_store
+from tdm_dask.shards import s3_store
 
-DATA = Path(__file__).resolve().parents[1] / "tdm_dask" / "data"
+DATA = Path(__file__).resolve().parents[2] / "tdm_dask" / "data"
 KEY_ID, SECRET = "AKIALIFEPO4LIFEPO4", "only/the+environment/knows"
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": KEY_ID,
@@ -178,7 +178,7 @@ def test_a_store_goes_from_s3_to_disk_and_not_onto_itself(server, kept, raw, tmp
 KILLED = """
 import os, signal, sys
 import dask, small_stores, tdm_dask as tdm
-from tdm_dask import s3_store
+from tdm_dask.shards import s3_store
 dask.config.set(scheduler="threads", num_workers=2)
 url, source, options = sys.argv[1:]
 seen = []
@@ -197,7 +197,7 @@ with small_stores.small_shards(shard=(8, 12)):
 
 def test_a_conversion_that_was_killed_is_refused_and_resumed(server, raw, uninterrupted):
     arguments = [URL, str(raw[0]), repr(raw[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, timeout=60)
     assert run.returncode == -signal.SIGKILL
     with pytest.raises(errors.IncompleteStoreError, match=f"conversion into {URL} did not finish"):

@@ -11,16 +11,16 @@ import oracle
 import pytest
 import xarray as xr
 import yaml
+from counted_reads import CountingStore, assert_read_once, several_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from signals_for_tests import EXTENSION, assert_equal_signals, register, same, scan_signal
-from test_promises import CountingStore, assert_read_once, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, electron_wavelength, label_counts
 from tdm_dask.errors import CoordinateError, CountsError, FrameError, InputError, RegionError
-from tdm_dask.lazy import source_of
+from tdm_dask.reading.lazy import source_of
 
 hs = pytest.importorskip("hyperspy.api")
 hyperspy = importlib.import_module("tdm_dask.hyperspy")

@@ -10,13 +10,13 @@ import oracle
 import pytest
 import xarray as xr
 import zarr
+from counted_reads import CountingStore, several_shards
 from signals_for_tests import register, scan_signal
-from test_promises import CountingStore, several_shards
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask import store as stores
-from tdm_dask.codec import COMPRESSIONS
+from tdm_dask.reading import store as stores
+from tdm_dask.shards.codec import COMPRESSIONS
 
 matplotlib.use("Agg")
 hs = pytest.importorskip("hyperspy.api")

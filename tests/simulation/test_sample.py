@@ -12,7 +12,7 @@ import pytest
 
 import tdm_dask as tdm
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tdm_dask" / "data"
 PROBES, PIXELS = 42, 38
 

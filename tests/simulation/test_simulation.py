@@ -315,7 +315,7 @@ def test_without_abtem_it_is_said_what_to_install(specimen, tmp_path, monkeypatc
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """Run workflows/simulate.py with a command line."""
-    workflows = Path(__file__).resolve().parents[1] / "workflows"
+    workflows = Path(__file__).resolve().parents[2] / "workflows"
     monkeypatch.chdir(tmp_path)
 
     def run(*words):

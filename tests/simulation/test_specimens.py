@@ -28,7 +28,7 @@ from ase import Atoms
 
 from tdm_dask.simulation.specimens import crystal_block, lifepo4, pbtio3_wall
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 CIF = """data_test
 _cell_length_a {a}
 _cell_length_b {b}

@@ -17,7 +17,7 @@ from vendor_files import signal_dict, write_mib
 import tdm_dask as tdm
 from tdm_dask.cli import main
 from tdm_dask.errors import InputError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 DOUBT = "the detector's axes seem to come first; if so, open it with detector_first"
 

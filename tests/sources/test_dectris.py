@@ -9,7 +9,7 @@ from hdf5_files import write_master
 from reading import assert_reads, random_counts, whole
 
 from tdm_dask.errors import CountsError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 def test_dectris_frames_are_read_across_linked_files(tmp_path):

@@ -8,7 +8,7 @@ from reading import assert_reads, random_counts, whole
 from vendor_files import write_empad
 
 from tdm_dask.errors import ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 def test_empad_reads_pixels_without_the_spare_rows(tmp_path):

@@ -10,8 +10,8 @@ from vendor_files import write_mib
 
 import tdm_dask as tdm
 from tdm_dask.axes import missing_calibration
-from tdm_dask.faults import faults
-from tdm_dask.store import stored_findings
+from tdm_dask.reading.store import stored_findings
+from tdm_dask.sources.faults import faults
 
 
 def found_in(counts, **options):

@@ -9,7 +9,7 @@ from reading import assert_reads, random_counts, whole
 from vendor_files import write_blo
 
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 def test_blockfile_reads_every_count(tmp_path):

@@ -18,7 +18,7 @@ from reading import random_counts, whole
 from vendor_files import EMPAD_NEW, write_blo, write_empad
 
 from tdm_dask.errors import TdmError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 COUNTS = random_counts((2, 3, 4, 4), "u2")
 FRAMES = COUNTS.reshape(6, 4, 4)

@@ -19,9 +19,9 @@ from hdf5_files import (
 from reading import assert_reads, random_counts, whole
 from vendor_files import signal_dict
 
-from tdm_dask.blocks import RawFrames, assembled
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.reading.blocks import RawFrames, assembled
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from vendor_files import merlin_hdr, write_mib
 
 import tdm_dask as tdm
 from tdm_dask.errors import ScanShapeError, SourceError, TdmError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 @pytest.fixture

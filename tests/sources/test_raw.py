@@ -8,7 +8,7 @@ from reading import RNG, assert_reads, random_counts, whole
 from vendor_files import write_raw
 
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from small_stores import small_shards
 from vendor_files import write_blo, write_empad, write_mib, write_raw
 
 import tdm_dask as tdm
-from tdm_dask.blocks import RawFrames
 from tdm_dask.errors import InputError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.reading.blocks import RawFrames
+from tdm_dask.reading.store import stored_statistics
+from tdm_dask.sources.formats.registry import open_vendor
 from tdm_dask.sources.scan_shape import Rhythm, trims_that_fit
-from tdm_dask.store import stored_statistics
 
 
 def as_numpy(path, frames):

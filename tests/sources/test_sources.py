@@ -20,9 +20,10 @@ from vendor_files import merlin_hdr, signal_dict, write_blo, write_empad, write_
 
 import tdm_dask as tdm
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
-from tdm_dask.lazy import as_dask, source_of
-from tdm_dask.sources import identity, known_extensions, open_vendor, stacks
-from tdm_dask.sources.vendor import plain
+from tdm_dask.reading.lazy import as_dask, source_of
+from tdm_dask.sources import stacks
+from tdm_dask.sources.formats.registry import known_extensions, open_vendor
+from tdm_dask.sources.vendor import identity, plain
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def test_opening_reads_headers_only(tmp_path):
 
 def test_import_loads_neither_rosettasciio_nor_hyperspy():
     code = (
-        "import sys, tdm_dask.sources; "
+        "import sys, tdm_dask.sources.formats.registry; "
         "print([m for m in ('rsciio', 'hyperspy', 'h5py', 'hdf5plugin') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from reading import assert_reads, random_counts, whole
 
 import tdm_dask as tdm
 from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
-from tdm_dask.sources import open_vendor
+from tdm_dask.sources.formats.registry import open_vendor
 
 
 @pytest.fixture

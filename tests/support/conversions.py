@@ -13,7 +13,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.store import SIDECARS, stored_statistics
+from tdm_dask.reading.store import SIDECARS, stored_statistics
 
 # What the fixture `raw` gives; with small shards, this many.
 SHAPE = (18, 25, 10, 11)

@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 
 import tdm_dask as tdm
-from tdm_dask import store as stores
+from tdm_dask.reading import store as stores
 
 INNER, SHARD = (2, 3, 6, 8), (4, 6)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdm_dask.errors import RecipeError, UnitError
-from tdm_dask.recipe_file import load_recipe
+from tdm_dask.recipe.recipe_file import load_recipe
 from tdm_dask.viewer.choices import DRAWS, Choices, read_toml
 
 ODD = ["Li", "P+O", 'a"b', "O.1", "µ-Ti (sub)", "a/b", "日本", "", " ", "=", "#", "[x]", "\\n", "'", "0"]

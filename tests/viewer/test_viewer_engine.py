@@ -15,6 +15,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lattice_images import drawn, empty_scan, furthest, inside
+from viewer_scans import calibrated, random_counts
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate, label_counts
@@ -27,22 +28,6 @@ from tdm_dask.viewer.engine import Engine, Latest, check_calibrated, fitting_bin
 PATIENCE = 60  # seconds that nothing here takes, unless it hangs
 METHODS = {"pearson": "standardised", "mean-scaled": "none", "ridge": "standardised"}
 SITES = {"Li": np.array([[2.0, 1.5], [4.0, 4.0]]), "P+O": np.array([[1.0, 5.0]])}
-
-
-def calibrated(data, step=0.4, pixel=2.5, **attrs):
-    """Counts in angstrom and mrad, the optic axis in the middle."""
-    ny, nx, nky, nkx = data.shape
-    coords = {
-        "y": axis_coordinate("y", ny, step, 0.0, "angstrom"),
-        "x": axis_coordinate("x", nx, step, 0.0, "angstrom"),
-    }
-    for dim, size in (("ky", nky), ("kx", nkx)):
-        coords[dim] = axis_coordinate(dim, size, pixel, -pixel * (size - 1) / 2, "mrad")
-    return label_counts(data, coords, {"semi_angle_mrad": 6.0, **attrs})
-
-
-def random_counts(shape=(16, 17, 8, 9), seed=0, top=40):
-    return np.random.default_rng(seed).integers(0, top, shape).astype(np.uint16)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +289,7 @@ def test_evidence_needs_the_cell_and_is_that_of_the_public_function(engine):
 
 
 def test_a_crystal_is_laid_over_the_image():
-    cif = Path(__file__).resolve().parents[1] / "workflows" / "LiFePO4.cif"
+    cif = Path(__file__).resolve().parents[2] / "workflows" / "LiFePO4.cif"
     if not cif.is_file():
         pytest.skip("the crystal is not here")
     sample = Path(str(files("tdm_dask") / "data" / "lifepo4_001.mib"))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tdm_dask.errors import MaskError
-from tdm_dask.recipe import run_recipe
+from tdm_dask.recipe.run import run_recipe
 from tdm_dask.viewer.job import Job, StageProgress
 
-DATA = Path(__file__).resolve().parents[1] / "tdm_dask" / "data"
+DATA = Path(__file__).resolve().parents[2] / "tdm_dask" / "data"
 LONG = 60  # seconds that nothing here takes, unless it hangs
 
 
@@ -275,7 +275,7 @@ def test_closing_the_page_cancels_what_runs(gate):
 
 
 def test_a_cluster_that_starts_with_the_first_computation_counts_from_it():
-    from tdm_dask.cluster import scheduler as use
+    from tdm_dask.cluster.schedulers import scheduler as use
 
     def work(stage):
         with stage("first"):

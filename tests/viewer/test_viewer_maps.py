@@ -12,7 +12,7 @@ from tdm_dask.viewer.engine import Engine
 pytest.importorskip("panel")
 
 from bokeh.document import Document
-from test_viewer_engine import calibrated, random_counts
+from viewer_scans import calibrated, random_counts
 
 from tdm_dask.viewer import maps
 

@@ -10,7 +10,7 @@ import browser
 import numpy as np
 import pytest
 from small_stores import converted, poisson
-from test_viewer_opening import calibrated
+from viewer_scans import calibrated_finer as calibrated
 
 import tdm_dask as tdm
 from tdm_dask.viewer.choices import Choices
@@ -18,7 +18,7 @@ from tdm_dask.viewer.engine import Engine
 
 pytest.importorskip("panel")
 
-from test_viewer_page import Driver
+from driver import Driver
 
 from tdm_dask.viewer import run_panel
 from tdm_dask.viewer.page import Page

@@ -14,12 +14,13 @@ from unittest import mock
 import browser
 import numpy as np
 import pytest
+from counted_reads import CountingStore
 from small_stores import converted, poisson
-from test_promises import CountingStore
+from viewer_scans import calibrated_finer as calibrated
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
-from tdm_dask.axes import axis_coordinate, label_counts
+from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import CalibrationError, InputError, RecipeError, SourceError
 from tdm_dask.viewer import opening
 from tdm_dask.viewer.choices import Choices
@@ -28,15 +29,6 @@ pn = pytest.importorskip("panel")
 
 SHAPE = (12, 13, 12, 12)
 SITES = {"Li": np.array([[1.0, 1.0], [2.0, 3.0]])}
-
-
-def calibrated(data, **attrs):
-    ny, nx, nky, nkx = data.shape
-    coords = {"y": axis_coordinate("y", ny, 0.3, 0.0, "angstrom"), "x": axis_coordinate("x", nx, 0.3, 0.0, "angstrom")}
-    for dim, size in (("ky", nky), ("kx", nkx)):
-        coords[dim] = axis_coordinate(dim, size, 2.0, 1.0 - size, "mrad")
-    return label_counts(data, coords, {"semi_angle_mrad": 8.0, **attrs})
-
 
 @pytest.fixture
 def store(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from small_stores import converted, poisson
-from test_viewer_opening import calibrated
+from viewer_scans import calibrated_finer as calibrated
 
 import tdm_dask as tdm
 from tdm_dask.errors import InputError

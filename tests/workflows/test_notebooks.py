@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from notebooks import executed, notebook_of, of_cells
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SCRIPTS = sorted(path for path in WORKFLOWS.glob("*.py") if "# %%" in path.read_text())
 
 

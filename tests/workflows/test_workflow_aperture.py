@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "aperture.py"
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "aperture.py"
 
 
 @pytest.fixture(scope="module")

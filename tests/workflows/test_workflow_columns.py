@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "columns.py"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "columns.py"
 FIGURES = ["gaussian", "binary", "cross-talk", "widths", "binary-fails", "other-scan", "whole-maps"]
 # Pearson masks within 24 mrad, Gaussians of 0.35 angstrom: made once with other code (make_sample.py; the method).
 SAMPLE = {"Li": 0.86, "Fe": 0.71, "P+O": 0.61, "O": 0.78}

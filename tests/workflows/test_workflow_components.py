@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "components.py"
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "components.py"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("abtem")
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 @pytest.fixture(scope="module")

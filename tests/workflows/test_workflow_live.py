@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "live.py"
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "live.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from small_stores import poisson
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
-from tdm_dask.matrix import matrix_view
+from tdm_dask.imaging.matrix_view import matrix_view
 from tdm_dask.plot.matrix import plot_matrix
 
-WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "matrix.py"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "matrix.py"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("abtem")
 
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "pacbed.py"
+WORKFLOW = Path(__file__).parents[2] / "workflows" / "pacbed.py"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import tdm_dask as tdm
 from tdm_dask.errors import InputError
 from tdm_dask.plot.series import plot_image_series, plot_series
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SCANS = {
     "defocus": ["focus-defocus+0A", "focus-defocus+60A"],
     "thickness": ["thickness-9.853nm", "thickness-20.18nm"],

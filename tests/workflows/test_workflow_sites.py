@@ -17,7 +17,7 @@ from tdm_dask.columns.lattice import Lattice
 from tdm_dask.plot.sites import plot_sites
 from tdm_dask.plot.style import new_axes
 
-WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "sites.py"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "sites.py"
 
 
 def test_sites_are_drawn_into_the_axes_that_are_given():

@@ -13,7 +13,7 @@ from notebooks import executed, notebook_of
 
 import tdm_dask as tdm
 
-WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "tour.py"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "tour.py"
 FIGURES = ["pacbed", "abf", "sites", "template", "mask", "li", "columns", "cross-talk", "ridge", "evidence"]
 
 

@@ -7,10 +7,10 @@ import struct
 
 import numpy as np
 
-from ..errors import SourceError
-from .calibration_facts import length
-from .scan_shape import cut_advice, cut_frame, fill_with_frames
-from .vendor import Request, VendorFile, file_size, plain
+from ...errors import SourceError
+from ..calibration_facts import length
+from ..scan_shape import cut_advice, cut_frame, fill_with_frames
+from ..vendor import Request, VendorFile, file_size, plain
 
 MAGIC = b"IMGBLO"
 

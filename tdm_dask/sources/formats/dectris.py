@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, SourceError
-from .hdf5 import files_behind, open_hdf5
-from .scan_shape import fill_with_frames
-from .stacks import StackSource, chunk_of
-from .vendor import Request, VendorFile, check_dtype, narrowest, plain
+from ...errors import CountsError, SourceError
+from ..hdf5 import files_behind, open_hdf5
+from ..scan_shape import fill_with_frames
+from ..stacks import StackSource, chunk_of
+from ..vendor import Request, VendorFile, check_dtype, narrowest, plain
 
 _DETECTOR = "entry/instrument/detector"
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks import Source
-from ..errors import CountsError, SourceError, TdmError
-from .array_scan import detector_of, fill_array
-from .axis_order import axis_order
-from .calibration_facts import acquisition_facts, facts_of_axes
-from .stacks import DetectorFirst
-from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, rosettasciio_reader
+from ...errors import CountsError, SourceError, TdmError
+from ...reading.blocks import Source
+from ..array_scan import detector_of, fill_array
+from ..axis_order import axis_order
+from ..calibration_facts import acquisition_facts, facts_of_axes
+from ..stacks import DetectorFirst
+from ..vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, rosettasciio_reader
 
 
 def open_dm(request: Request) -> VendorFile:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ScanShapeError, SourceError
-from .scan_shape import cut_advice, cut_frame, fill_with_frames
-from .vendor import Request, VendorFile, file_size, plain
+from ...errors import ScanShapeError, SourceError
+from ..scan_shape import cut_advice, cut_frame, fill_with_frames
+from ..vendor import Request, VendorFile, file_size, plain
 
 _DTYPE = np.dtype("<f4")
 _EDGE = 128

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..hdf5 import open_hdf5
+from ..vendor import Request, VendorFile, file_size
 from .dectris import is_master, open_master
-from .hdf5 import open_hdf5
 from .hspy import is_hspy, open_hspy
 from .labelled_hdf5 import open_labelled
 from .topspin import is_topspin, open_topspin
 from .velox import is_velox, open_velox
-from .vendor import Request, VendorFile, file_size
 
 _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Request, Any], VendorFile]], ...] = (
     (is_hspy, open_hspy),

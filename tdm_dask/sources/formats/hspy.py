@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..errors import CountsError, InputError, SourceError
-from .array_scan import Located
-from .axis_order import axis_order
-from .calibration_facts import acquisition_facts, facts_of_axes
-from .hdf5 import dataset_source
-from .vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
+from ...errors import CountsError, InputError, SourceError
+from ..array_scan import Located
+from ..axis_order import axis_order
+from ..calibration_facts import acquisition_facts, facts_of_axes
+from ..hdf5 import dataset_source
+from ..vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
 
 # From an array, the indices of the scan in a stack, the order of its dims and the scan shape of its frames to a scan.
 _Locate = Callable[[Any, tuple[int, ...], tuple[int, ...], tuple[int, int] | None], Located]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import CountsError, InputError, SourceError
-from .axis_order import axis_order
-from .calibration_facts import clean_unit, facts_of_axes, is_reciprocal, length
-from .hdf5 import arrays, axis_of, dataset_source, missing_links
-from .vendor import Request, VendorFile, pick_frame, plain
+from ...errors import CountsError, InputError, SourceError
+from ..axis_order import axis_order
+from ..calibration_facts import clean_unit, facts_of_axes, is_reciprocal, length
+from ..hdf5 import arrays, axis_of, dataset_source, missing_links
+from ..vendor import Request, VendorFile, pick_frame, plain
 
 # EMD 0.x files that store the scan first although their dims are numbered from 1.
 _SCAN_FIRST = ("4DSTEM_experiment", "4DSTEM_simulation")

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blocks import Frames
-from ..errors import ScanShapeError, SourceError
-from .frame_files import joined_frames
+from ...errors import ScanShapeError, SourceError
+from ...reading.blocks import Frames
+from ..frame_files import joined_frames
+from ..scan_shape import Filling, Rhythm, cut_advice, cut_frame, fill_with_frames
+from ..stacks import FlippedRows
+from ..vendor import Request, VendorFile, file_size, narrowest, plain, rosettasciio_reader
 from .merlin_header import FrameHeader, frame_header, hdr_file, rhythm_of_frames, whole_number
 from .merlin_parts import Part, first_part, name_of_set, parts_of
 from .merlin_raw import BITS_STORED, WORD, RawChips
-from .scan_shape import Filling, Rhythm, cut_advice, cut_frame, fill_with_frames
-from .stacks import FlippedRows
-from .vendor import Request, VendorFile, file_size, narrowest, plain, rosettasciio_reader
 
 MAGIC = b"MQ1,"
 

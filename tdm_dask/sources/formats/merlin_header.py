@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError
-from .scan_shape import Rhythm
+from ...errors import SourceError
+from ..scan_shape import Rhythm
 
 # Longest text before a frame; a quad has 768 bytes.
 _LONGEST_HEADER = 8192

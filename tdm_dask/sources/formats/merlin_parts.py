@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ..errors import ScanShapeError, SourceError
+from ...errors import ScanShapeError, SourceError
+from ..vendor import file_size
 from .merlin_header import FrameHeader, frame_header, hdr_beside
-from .vendor import file_size
 
 _NUMBER = re.compile(r"_?[0-9]+$", re.ASCII)
 

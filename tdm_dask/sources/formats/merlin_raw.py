@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..blocks import Frames
-from ..memory import Buffers
+from ...reading.blocks import Frames
+from ...reading.memory import Buffers
 
 # Bytes of a word of pixels, and what a pixel takes in it.
 WORD = 8

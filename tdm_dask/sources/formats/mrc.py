@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import CountsError, ScanShapeError, SourceError
-from .calibration_facts import facts_of_axes
-from .frame_files import listed_frames
-from .scan_shape import cut_advice, cut_frame, fill_with_frames
-from .vendor import Request, VendorFile, file_size, pick_frame, plain
+from ...errors import CountsError, ScanShapeError, SourceError
+from ..calibration_facts import facts_of_axes
+from ..frame_files import listed_frames
+from ..scan_shape import cut_advice, cut_frame, fill_with_frames
+from ..vendor import Request, VendorFile, file_size, pick_frame, plain
 
 _HEADER_BYTES = 1024
 _MODES = {0: "u1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..blocks import Source
-from ..errors import CountsError, SourceError
-from .array_scan import detector_of, fill_array
-from .axis_order import axis_order
-from .calibration_facts import acquisition_facts, facts_of_axes
+from ...errors import CountsError, SourceError
+from ...reading.blocks import Source
+from ..array_scan import detector_of, fill_array
+from ..axis_order import axis_order
+from ..calibration_facts import acquisition_facts, facts_of_axes
+from ..stacks import DetectorFirst
+from ..vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, storage_dtype
 from .raw import npy_header
-from .stacks import DetectorFirst
-from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, storage_dtype
 
 _SCAN = {"ScanY", "ScanX"}
 _DETECTOR = {"CameraY", "CameraX"}

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, InputError, ScanShapeError, SourceError
-from .array_scan import fill_array
-from .axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST
-from .scan_shape import cut_advice, cut_frame, fill_with_frames
-from .stacks import DetectorFirst
-from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, storage_dtype
+from ...errors import CountsError, InputError, ScanShapeError, SourceError
+from ..array_scan import fill_array
+from ..axis_order import ABOUT_DETECTOR_FIRST, DETECTOR_FIRST
+from ..scan_shape import cut_advice, cut_frame, fill_with_frames
+from ..stacks import DetectorFirst
+from ..vendor import Request, VendorFile, check_dtype, file_size, pick_frame, storage_dtype
 
 NPY_MAGIC = b"\x93NUMPY"
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, ScanShapeError, SourceError
-from .array_scan import scan_dims
-from .axis_order import axis_order
-from .calibration_facts import acquisition_facts, facts_of_axes
-from .scan_shape import fill_with_frames
-from .stacks import StackSource, chunk_of
-from .vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
+from ...errors import CountsError, ScanShapeError, SourceError
+from ..array_scan import scan_dims
+from ..axis_order import axis_order
+from ..calibration_facts import acquisition_facts, facts_of_axes
+from ..scan_shape import fill_with_frames
+from ..stacks import StackSource, chunk_of
+from ..vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
 
 # What can hold a scan of patterns, of all that rosettasciio reads.
 EXTENSIONS = ("mrcz", "rpl", "tif", "tiff")

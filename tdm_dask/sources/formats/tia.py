@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, SourceError, TdmError
-from .calibration_facts import length
-from .frame_files import listed_frames
-from .scan_shape import fill_with_frames
-from .stacks import FlippedRows
-from .vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain
+from ...errors import CountsError, SourceError, TdmError
+from ..calibration_facts import length
+from ..frame_files import listed_frames
+from ..scan_shape import fill_with_frames
+from ..stacks import FlippedRows
+from ..vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain
 
 MAGIC = b"II\x97\x01"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, SourceError
-from .calibration_facts import angle
-from .frame_files import listed_frames
-from .scan_shape import fill_with_frames
-from .vendor import Request, VendorFile, check_dtype, pick_frame, plain
+from ...errors import CountsError, SourceError
+from ..calibration_facts import angle
+from ..frame_files import listed_frames
+from ..scan_shape import fill_with_frames
+from ..vendor import Request, VendorFile, check_dtype, pick_frame, plain
 
 # The lengths of the parts of a GUID, which names each of TopSpin's results.
 _GUID = [8, 4, 4, 4, 12]

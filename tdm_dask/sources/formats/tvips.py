@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ScanShapeError, SourceError
-from .frame_files import joined_frames
-from .scan_shape import cut_advice, cut_frame, fill_with_frames
-from .vendor import Request, VendorFile, file_size, plain
+from ...errors import InputError, ScanShapeError, SourceError
+from ..frame_files import joined_frames
+from ..scan_shape import cut_advice, cut_frame, fill_with_frames
+from ..vendor import Request, VendorFile, file_size, plain
 
 _FIELDS = (
     *("size", "version", "dimx", "dimy", "bitsperpixel", "offsetx", "offsety", "binx", "biny"),

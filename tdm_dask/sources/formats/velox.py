@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..errors import CountsError
-from .calibration_facts import angle
-from .hdf5 import dataset_source
-from .vendor import Request, VendorFile, pick_frame, plain
+from ...errors import CountsError
+from ..calibration_facts import angle
+from ..hdf5 import dataset_source
+from ..vendor import Request, VendorFile, pick_frame, plain
 
 
 def is_velox(file: Any) -> bool:

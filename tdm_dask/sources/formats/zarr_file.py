@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, SourceError, TdmError
-from .array_scan import Located, about_chunks, chunked_source, fill_array
-from .axis_order import axis_order
-from .calibration_facts import facts_of_axes
+from ...errors import CountsError, SourceError, TdmError
+from ..array_scan import Located, about_chunks, chunked_source, fill_array
+from ..axis_order import axis_order
+from ..calibration_facts import facts_of_axes
+from ..stacks import StackSource
+from ..vendor import FileState, Request, VendorFile, check_dtype, file_state, pick_frame, plain, rosettasciio_reader
 from .hspy import open_signal
-from .stacks import StackSource
-from .vendor import FileState, Request, VendorFile, check_dtype, file_state, pick_frame, plain, rosettasciio_reader
 
 # What a folder has at its top if it is a zarr group or array.
 MARKS = ("zarr.json", ".zgroup", ".zarray")

@@ -1,8 +1,4 @@
-"""From a vendor's file to a source of counts, read block by block, and what the file's header says.
-
-Each format has one module with one small reader; `open_vendor` picks it by the first bytes of the file, and
-by the extension where those do not tell.
-"""
+"""Which format a file has: by its first bytes, and by the extension where those do not tell."""
 
 from __future__ import annotations
 
@@ -14,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, InputError, ScanShapeError, SourceError
+from ...errors import CountsError, InputError, ScanShapeError, SourceError
+from .. import hdf5
+from ..axis_order import doubts_about_order
+from ..vendor import Request, VendorFile, file_size
 from . import (
     blockfile,
     digital_micrograph,
     empad,
-    hdf5,
     hdf5_formats,
     merlin,
     mrc,
@@ -30,10 +28,6 @@ from . import (
     tvips,
     zarr_file,
 )
-from .axis_order import doubts_about_order
-from .vendor import Request, VendorFile, file_size, identity
-
-__all__ = ["VendorFile", "identity", "known_extensions", "open_vendor"]
 
 _Reader = Callable[[Request], VendorFile]
 

@@ -1,0 +1,86 @@
+"""A page of the viewer in headless Chromium, used as with the mouse, for tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import browser
+
+PATIENCE = 30.0  # seconds, on a machine that does much else
+
+
+class Driver:
+    """A page of the viewer, and what is chosen on it."""
+
+    def __init__(self, view: Any, seen: browser.Seen) -> None:
+        self.view, self.seen, self.page = view, seen, seen.page
+        self.page.wait_for_selector("text=Find columns", timeout=1000 * PATIENCE)
+        self.until(lambda: self.box("overview")["width"] > 50)
+
+    def until(self, true: Callable[[], Any]) -> Any:
+        """Wait for something to be true."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            found = true()
+            if found:
+                return found
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"it did not happen within {PATIENCE} s; the page says {self.message()!r}")
+
+    def message(self) -> str:
+        alerts = self.page.locator("[role=alert]")
+        return alerts.first.inner_text() if alerts.count() else ""
+
+    def model(self, name: str, what: str) -> Any:
+        """Something of the figure of that name, as the browser has it."""
+        code = f"""(name) => {{
+            const found = [...Bokeh.documents[0]._all_models.values()].find(m => m.name === name);
+            return found ? ({what})(found) : null }}"""
+        return self.page.evaluate(code, name)
+
+    def box(self, name: str) -> dict[str, float]:
+        """Where the frame of a figure is in the window."""
+        code = """(name) => {
+            const find = (views) => {
+                for (const view of views) {
+                    if (view.model && view.model.name === name) return view;
+                    const inner = find(view.child_views || view._child_views?.values() || []);
+                    if (inner) return inner } };
+            const view = find(Object.values(Bokeh.index).concat([...(Bokeh.index.roots || [])]));
+            if (!view) return {x: 0, y: 0, width: 0, height: 0};
+            view.el.scrollIntoView({block: "center"});
+            const r = view.el.getBoundingClientRect();
+            return {x: r.x, y: r.y, width: r.width, height: r.height} }"""
+        return self.page.evaluate(code, name)
+
+    def place(self, name: str, y: float, x: float) -> tuple[float, float]:
+        """Where a place of the scan is in the window."""
+        box = self.box(name)
+        left, right, top, bottom = self.model(
+            name, "m => [m.x_range.start, m.x_range.end, m.y_range.end, m.y_range.start]"
+        )
+        across, down = (x - left) / (right - left), (y - top) / (bottom - top)
+        return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+    def click(self, name: str, y: float, x: float) -> None:
+        self.page.wait_for_timeout(400)  # or it is the second half of a double click
+        self.page.mouse.click(*self.place(name, y, x))
+
+    def drag(self, name: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        first, last = self.place(name, *start), self.place(name, *end)
+        self.page.mouse.move(*first)
+        self.page.mouse.down()
+        self.page.mouse.move((first[0] + last[0]) / 2, (first[1] + last[1]) / 2, steps=4)
+        self.page.mouse.move(*last, steps=4)
+        self.page.mouse.up()
+
+    def button(self, text: str) -> Any:
+        return self.page.get_by_role("button", name=text, exact=True)
+
+    def pixels(self, name: str) -> bytes:
+        """What a figure looks like."""
+        self.page.wait_for_timeout(150)
+        box = self.box(name)
+        return self.page.screenshot(clip=box)
