@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 from xml.etree import ElementTree
 
 import dask.array as da
@@ -80,7 +81,7 @@ def test_help_shows_the_signature_without_the_array_and_the_docstring(counts):
     assert "counts" not in inspect.signature(method).parameters
     assert next(iter(inspect.signature(method).parameters)) == "template"
     text = pydoc.plain(pydoc.render_doc(method))
-    assert "derive_mask(template" in text
+    assert re.search(r"derive_mask\(\s*template\b", text)  # long signatures take several lines since Python 3.13
     assert inspect.getdoc(tdm.derive_mask).splitlines()[0] in text
 
 

@@ -84,7 +84,7 @@ def test_what_is_raised_are_exceptions_of_this_package_or_of_python(name):
 
 def test_every_module_with_a_public_name_is_a_room():
     rooms = [room for several in reference.ROOMS.values() for room in several]
-    assert set(tdm._HOME.values()) | tdm._MODULES | {"plot", "cluster"} <= set(rooms)
+    assert set(tdm._HOME.values()) | tdm._MODULES | {"plot", "cluster.schedulers"} <= set(rooms)
     assert len(rooms) == len(set(rooms))
     for room in rooms:
         introduction = inspect.getdoc(importlib.import_module(f"tdm_dask.{room}"))
@@ -122,7 +122,7 @@ def test_pages_ask_for_nothing_from_elsewhere_and_lead_to_pages_that_are_there(p
 
 
 def test_equations_are_drawn_without_a_script(pages):
-    assert "<math" in pages["tdm_dask/masks.html"]
+    assert "<math" in pages["tdm_dask/masks/derivation.html"]
     assert not [name for name, page in pages.items() if "$$" in page]
 
 

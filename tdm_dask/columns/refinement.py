@@ -23,7 +23,9 @@ _MOST_NEIGHBOURS = 12
 _WIDTHS = (0.05, 2.0)  # radii
 _HIGHEST = 10.0  # ranges of the data
 _SETTLED = 3e-5  # radii
+_ROUNDING = 1e-10  # of a sum of squares
 _SWEEPS = 200
+_BRISK = 30  # sweeps of whole steps: columns that overlap much may then answer one another for ever
 
 
 def refine_columns(
@@ -242,7 +244,7 @@ def _fit(
     best[:-1][~fitted, 2] = 0.0
     damping, moved = np.full(n, 1e-2), np.append(np.where(fitted, np.inf, 0.0), 0.0)
     tolerance = _SETTLED * radius
-    for _ in range(_SWEEPS):
+    for sweep in range(_SWEEPS):
         active = np.flatnonzero(fitted & ((moved[:-1] > tolerance) | (moved[neighbours] > tolerance).any(1)))
         if not len(active):
             break
@@ -253,9 +255,10 @@ def _fit(
         diagonal += damping[active, None] * diagonal + 1e-12
         step = -np.linalg.solve(normal, np.einsum("nip,np->ni", slopes, residuals)[..., None])[..., 0]
         trial = best.copy()
-        trial[active] = _bounded(best[active] + step, starts[active], radius)
+        trial[active] = _bounded(best[active] + (1.0 if sweep < _BRISK else 0.5) * step, starts[active], radius)
         after = _difference(windows, trial, others, active)
-        better = (after**2).sum(1) <= (residuals**2).sum(1)
+        # At the minimum, rounding decides whether a step is better: that must neither refuse it nor wake neighbours.
+        better = (after**2).sum(1) <= (1 + _ROUNDING) * (residuals**2).sum(1)
         change = np.abs(trial[active] - best[active])[:, [0, 1, 3]].max(1)
         # A step that is refused says nothing, until even the smallest one is.
         moved[active] = np.where(better | (damping[active] > 1e6), change, np.inf)

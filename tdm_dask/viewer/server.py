@@ -109,6 +109,7 @@ def serve(
     hosts = frozenset(host_of(origin) for origin in origins)
     with _bokeh(make_page, port, hosts, title, address.token) as (server, loop):
         address = Address(server.port, address.token)
+        _end_with_signals(loop)  # before anybody can know that there is something to end
         print(address, flush=True) if announce is None else announce(address)
         if browser:
             threading.Thread(target=webbrowser.open, args=(address.link,), daemon=True).start()
@@ -234,14 +235,6 @@ def _run(loop: Any, stop: threading.Event | None) -> None:
     """Run an event loop until it is told to stop."""
     from tornado.ioloop import PeriodicCallback
 
-    ended = threading.Event()
-
-    def end(number: int, frame: Any) -> None:
-        if ended.is_set():  # the loop is in something that lasts
-            raise KeyboardInterrupt
-        ended.set()
-        loop.asyncio_loop.call_soon_threadsafe(loop.stop)
-
     def look() -> None:
         if stop is not None and stop.is_set():
             loop.stop()
@@ -251,10 +244,22 @@ def _run(loop: Any, stop: threading.Event | None) -> None:
             PeriodicCallback(look, STOP_SECONDS * 1000).start()
 
     loop.add_callback(watch)
+    loop.start()
+
+
+def _end_with_signals(loop: Any) -> None:
+    """Have the signals that end a program end the loop, once it runs, in order."""
+    ended = threading.Event()
+
+    def end(number: int, frame: Any) -> None:
+        if ended.is_set():  # the loop is in something that lasts
+            raise KeyboardInterrupt
+        ended.set()
+        loop.asyncio_loop.call_soon_threadsafe(loop.stop)
+
     if threading.current_thread() is threading.main_thread():
         for number in _ending():
             signal.signal(number, end)
-    loop.start()
 
 
 def _ending() -> list[int]:

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The folder `tests` holds this package and the writers of vendor files.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    # The folder `tests` holds this package, and its `support` the writers of vendor files.
+    tests = Path(__file__).resolve().parents[1]
+    sys.path[:1] = [str(tests), str(tests / "support")]
     from benchmarks.command import main
 
     sys.exit(main())

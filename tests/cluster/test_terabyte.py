@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "terabyte.py"
+BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "terabyte.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmark measures what Linux alone tells")

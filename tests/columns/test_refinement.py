@@ -39,6 +39,20 @@ def lattice(spacing=2.0, rows=4, columns=5, first=1.5):
     return np.array([(first + spacing * i, first + spacing * j) for i in range(rows) for j in range(columns)])
 
 
+@pytest.mark.parametrize(("spacing", "width"), [(2.4, 0.55), (2.85, 0.5), (2.85, 0.6)])
+def test_the_last_digits_of_an_image_decide_about_no_column(spacing, width):
+    rng = np.random.default_rng(3)
+    starts = lattice(spacing, 8, 8)
+    true = np.column_stack([starts + 0.1 * rng.normal(size=starts.shape), rng.uniform(0.5, 1.5, 64), np.full(64, width)])
+    image = picture(true, shape=(92, 115), noise=0.05)
+    found = [
+        refine_columns(image * (1 + 1e-13 * rng.normal(size=image.shape)), starts, radius=spacing / 2) for _ in range(6)
+    ]
+    for columns in found:
+        assert (columns["flag"] == "ok").all()
+        np.testing.assert_allclose(refined_sites(columns), refined_sites(found[0]), atol=1e-3)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

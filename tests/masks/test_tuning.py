@@ -471,7 +471,7 @@ MEMORY = """
 import json, sys, threading, time
 import psutil, dask
 dask.config.set(scheduler="threads", num_workers=1)
-import tdm_dask as tdm, tdm_dask.conversion, tdm_dask.tuning
+import tdm_dask as tdm, tdm_dask.conversion.conversion, tdm_dask.masks.proxies
 from distributed.system import MEMORY_LIMIT
 path, out = sys.argv[1:]
 process = psutil.Process()

@@ -138,7 +138,7 @@ def run(counts):
     mask = tdm.derive_mask(counts, templates(counts))
     return tdm.apply_mask(counts, mask, normalisation="standardised").compute()
 
-import tdm_dask.masks, tdm_dask.opening
+import tdm_dask.masks.derivation, tdm_dask.counts.opening
 base = process.memory_info().rss
 counts = tdm.open(path)
 run(tdm.crop(counts, x=slice(0, 64)))  # compiled code is loaded, or made, before bytes are counted

@@ -76,6 +76,14 @@ class Driver:
         self.page.mouse.move(*last, steps=4)
         self.page.mouse.up()
 
+    def region(self) -> list[float] | None:
+        """First and last y, first and last x of the rectangle on the scan, as the browser has it."""
+        code = """() => {
+            const b = [...Bokeh.documents[0]._all_models.values()].find(m => m.type === "BoxAnnotation");
+            return b && b.visible ? [b.top, b.bottom, b.left, b.right] : null }"""
+        found = self.page.evaluate(code)
+        return None if found is None else [*sorted(found[:2]), *sorted(found[2:])]
+
     def button(self, text: str) -> Any:
         return self.page.get_by_role("button", name=text, exact=True)
 

@@ -126,7 +126,7 @@ def test_an_interrupted_reading_leaves_nothing_that_stands_in_the_way(store, tmp
     class Interrupted(BaseException):
         pass
 
-    whole = opening.tdm.proxy
+    whole = opening.proxy
 
     def interrupted(counts, *, path=None, **options):
         whole(counts, path=path, **options)
@@ -134,7 +134,7 @@ def test_an_interrupted_reading_leaves_nothing_that_stands_in_the_way(store, tmp
         note.write_text(note.read_text("utf-8").replace('"complete"', '"writing"'), encoding="utf-8")
         raise Interrupted
 
-    with mock.patch.object(opening.tdm, "proxy", interrupted), pytest.raises(Interrupted):
+    with mock.patch.object(opening, "proxy", interrupted), pytest.raises(Interrupted):
         pages(counts, out, source=store)
     (name,) = kept(out)
     found = []
@@ -144,7 +144,7 @@ def test_an_interrupted_reading_leaves_nothing_that_stands_in_the_way(store, tmp
             found.append((path.name, path.is_dir()))
         return whole(counts, path=path, **options)
 
-    with mock.patch.object(opening.tdm, "proxy", goes_on):
+    with mock.patch.object(opening, "proxy", goes_on):
         np.testing.assert_array_equal(pages(counts, out, source=store).engine.counts, counts)
     assert found == [(name, True)]  # with what was written before, which a conversion takes up
     assert kept(out) == [name]

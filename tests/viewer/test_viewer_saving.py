@@ -109,7 +109,7 @@ class Page:
 
     def __init__(self, engine, choices):
         self.engine, self.choices, self.on_proxy = engine, choices, "the proxy"
-        self.detector, self.said, self.full, self.shown = types.SimpleNamespace(value="ABF/2"), [], None, None
+        self.current_detector, self.said, self.full, self.shown = "ABF/2", [], None, None
 
     def on_click(self, button, function):
         pass

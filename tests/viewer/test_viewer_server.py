@@ -21,10 +21,9 @@ from pathlib import Path
 import pytest
 from browser import chromium, visit
 
-import tdm_dask.viewer as viewer
 from tdm_dask.cli import main
 from tdm_dask.errors import InputError, MaskError
-from tdm_dask.viewer import server
+from tdm_dask.viewer import opening, server
 from tdm_dask.viewer.gate import host_of
 from tdm_dask.viewer.server import Address, guarded, say_errors, serve
 
@@ -414,7 +413,7 @@ def test_it_listens_here_alone_and_signals_end_it_in_order():
 def asked(monkeypatch):
     """What the command asks the viewer for."""
     calls = []
-    monkeypatch.setattr(viewer, "view_store", lambda store, **options: calls.append((store, options)))
+    monkeypatch.setattr(opening, "view_store", lambda store, **options: calls.append((store, options)))
     return calls
 
 
