@@ -43,7 +43,8 @@ def lattice(spacing=2.0, rows=4, columns=5, first=1.5):
 def test_the_last_digits_of_an_image_decide_about_no_column(spacing, width):
     rng = np.random.default_rng(3)
     starts = lattice(spacing, 8, 8)
-    true = np.column_stack([starts + 0.1 * rng.normal(size=starts.shape), rng.uniform(0.5, 1.5, 64), np.full(64, width)])
+    positions = starts + 0.1 * rng.normal(size=starts.shape)
+    true = np.column_stack([positions, rng.uniform(0.5, 1.5, 64), np.full(64, width)])
     image = picture(true, shape=(92, 115), noise=0.05)
     found = [
         refine_columns(image * (1 + 1e-13 * rng.normal(size=image.shape)), starts, radius=spacing / 2) for _ in range(6)
