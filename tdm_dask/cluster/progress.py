@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from .resources import active_client
+from .scheduler_state import tasks_since_start
 
 Stage = Callable[..., AbstractContextManager[None]]
 
@@ -227,17 +228,6 @@ class _LocalTasks(Callback):
             self._bar.local = self._bar.local[0] + done, self._bar.local[1] + known
 
 
-def _scheduler_tasks(dask_scheduler: Any) -> tuple[int, int]:
-    """Finished and known tasks of a distributed scheduler since it started (runs on the scheduler)."""
-    done = total = 0
-    for prefix in dask_scheduler.task_prefixes.values():
-        # States count the tasks of graphs that are still known; of others only the transitions are left.
-        states, forgotten = prefix.states, prefix.state_counts["forgotten"]
-        total += forgotten + sum(states.values()) - states["forgotten"]
-        done += forgotten + sum(states[state] for state in ("memory", "released", "erred"))
-    return done, total
-
-
 class _ClusterTasks:
     """Counts the tasks of the active cluster, which may be started only while the stage runs."""
 
@@ -246,12 +236,12 @@ class _ClusterTasks:
         self._before: dict[str, tuple[int, int]] = {}
         client = active_client()
         if client is not None:
-            self._before[client.id] = client.run_on_scheduler(_scheduler_tasks)
+            self._before[client.id] = client.run_on_scheduler(tasks_since_start)
 
     def look(self) -> None:
         client = active_client()
         if client is not None:
-            now = client.run_on_scheduler(_scheduler_tasks)
+            now = client.run_on_scheduler(tasks_since_start)
             done, total = (a - b for a, b in zip(now, self._before.get(client.id, (0, 0)), strict=True))
             self._bar.cluster = done, total
 

@@ -57,6 +57,13 @@ def cores() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
+def memory_limit() -> int:
+    """Bytes that this process may use, as the machine, control groups and its own limits allow."""
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
+
+
 def resources() -> Resources:
     """The workers of the active scheduler, and what they may use.
 
@@ -68,9 +75,7 @@ def resources() -> Resources:
     """
     client = active_client()
     if client is None:
-        from distributed.system import MEMORY_LIMIT
-
-        return Resources(1, cores(), int(MEMORY_LIMIT))
+        return Resources(1, cores(), memory_limit())
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [int(worker["memory_limit"]) for worker in workers if worker["memory_limit"]]
     # A worker without a limit has what its machine has; that of this one is a guess.

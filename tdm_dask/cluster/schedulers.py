@@ -28,7 +28,7 @@ import dask
 from dask.utils import format_bytes, parse_bytes, parse_timedelta
 
 from ..errors import InputError, TdmError, WorkerLostError
-from .resources import PLANNED_CORES
+from .resources import PLANNED_CORES, memory_limit
 from .watch import ClusterWatch
 
 # What an existing scheduler, and the workers of this machine, may take to answer.
@@ -144,10 +144,8 @@ def scheduler(
 
 def local_resources() -> str:
     """Cores and memory that this process may use, as its affinity and control groups allow, in words."""
-    from distributed.system import MEMORY_LIMIT
-
     cores = dask.system.CPU_COUNT
-    return f"{cores} {'core' if cores == 1 else 'cores'} and {format_bytes(MEMORY_LIMIT)} of memory"
+    return f"{cores} {'core' if cores == 1 else 'cores'} and {format_bytes(memory_limit())} of memory"
 
 
 @dataclass(frozen=True)
@@ -454,9 +452,7 @@ def _local_cluster(where: _Where) -> Iterator[Any]:
 
 
 def _share_of_memory(where: _Where) -> int:
-    from distributed.system import MEMORY_LIMIT
-
-    return int(MEMORY_LIMIT // (where.workers or 1))
+    return memory_limit() // (where.workers or 1)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+from .scheduler_state import work_and_workers
+
 POLL_SECONDS = 2.0
 # How long a scheduler may take to answer, and workers of this machine to be restarted or to free memory.
 ANSWER_SECONDS = 60.0
@@ -49,7 +51,7 @@ class ClusterWatch:
         idle_since = None
         while not self._stop.wait(POLL_SECONDS):
             try:
-                facts = self._client.run_on_scheduler(_look, callback_timeout=ANSWER_SECONDS)
+                facts = self._client.run_on_scheduler(work_and_workers, callback_timeout=ANSWER_SECONDS)
             except TimeoutError:
                 self._end(f"The scheduler has not answered for {ANSWER_SECONDS:.0f} s")
                 return
@@ -80,14 +82,3 @@ def _replace_jobs(cluster: Any) -> None:
     """Submit the jobs that are planned and not there (runs on the cluster's event loop)."""
     if cluster.status.name == "running":
         cluster.scale(jobs=len(cluster.worker_spec))
-
-
-def _look(dask_scheduler: Any) -> dict[str, Any]:
-    """Whether there is work, and anyone to do it (runs on the scheduler)."""
-    workers = dask_scheduler.workers.values()
-    waiting = len(dask_scheduler.unrunnable) + len(dask_scheduler.queued)
-    return {
-        "work": waiting + sum(len(worker.processing) for worker in workers),
-        "able": bool(dask_scheduler.running) or any(worker.executing for worker in workers),
-        "workers": len(workers),
-    }

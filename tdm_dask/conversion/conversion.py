@@ -17,9 +17,7 @@ import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
-from dask._task_spec import DataNode
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from ..axes import (
@@ -44,9 +42,10 @@ from ..reading import store as stores
 from ..reading.blocks import Crop, InMemory, Shards, ZarrArray
 from ..reading.lazy import source_of
 from ..reading.store import SIDECARS
+from ..reading.tasks import DataNode
 from ..reading.thinned import Thinned
 from ..shards.codec import COMPRESSIONS
-from ..shards.objects import StoreLike, list_keys, name_of, resolve, to_json, writing
+from ..shards.objects import StoreLike, delete, delete_folder, list_keys, name_of, resolve, to_json, writing
 from ..shards.sharded_array import ahead
 from ..sources.faults import faults, without_nan
 from ..sources.formats.registry import open_vendor
@@ -332,7 +331,7 @@ def _prepare(backend: Store, data: Any, name: str, attributes: dict[str, Any], r
         # Refused by `open` from here on; what follows may be interrupted anywhere.
         stores.update_attributes(backend, {"state": "writing"})
         for member in stores.MEMBERS:
-            sync(backend.delete_dir(member))
+            delete_folder(backend, member)
         _sweep(backend)
         stores.update_attributes(backend, attributes)
         return False
@@ -475,7 +474,7 @@ def _complete(backend: Store, job: Job) -> None:
 
 def _sweep(backend: Store) -> None:
     """Remove what only an unfinished conversion needs."""
-    sync(backend.delete_dir(SIDECARS))
+    delete_folder(backend, SIDECARS)
     _sweep_partial(backend)
 
 
@@ -483,4 +482,4 @@ def _sweep_partial(backend: Store) -> None:
     """Remove temporary files of a writer that was killed."""
     for key in list_keys(backend, ""):
         if _PARTIAL.search(key):
-            sync(backend.delete(key))
+            delete(backend, key)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numcodecs.blosc
 import numpy as np
-from zarr.core.sync import sync
 
 from ..errors import CorruptStoreError, SourceError, StoreError, TdmError
 from ..kernels.exact_sums import exact_sums
@@ -22,8 +21,8 @@ from ..reading.blocks import Block, Crop, Source
 from ..reading.memory import Buffers, read_only
 from ..reading.stalls import waiting_for, watched
 from ..reading.store import SIDECARS, pattern_totals, same_sums
-from ..shards.objects import flush, name_of, object_size, reason_of, writing
-from ..shards.sharded_array import InnerChunk, ShardedArray, get, put
+from ..shards.objects import delete, flush, get, name_of, object_size, put, reason_of, writing
+from ..shards.sharded_array import InnerChunk, ShardedArray
 from ..sources.repeats import pattern_marks
 from ..sources.vendor import identity
 
@@ -194,7 +193,7 @@ def check_shard(job: Job, shard: tuple[int, ...], written: object) -> str | None
         return None
     with writing(name_of(job.array.store)):
         for key in (job.array.key(shard), job.sidecar(shard)):
-            sync(job.array.store.delete(key))
+            delete(job.array.store, key)
     return f"{job.array.describe(shard)} {problem}"
 
 

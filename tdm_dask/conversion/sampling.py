@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import DiskFullError
 from ..reading.blocks import Source
 from ..shards.codec import Codec
-from ..shards.sharded_array import ShardedArray, choose_shards
+from ..shards.shapes import choose_shards
+from ..shards.sharded_array import ShardedArray
 from ..sources.faults import faults
 from ..sources.stacks import DetectorFirst
 

@@ -18,6 +18,7 @@ import xarray as xr
 from dask.utils import format_bytes
 
 from ..axes import DETECTOR, VALID_PIXELS, check_counts, named
+from ..cluster.resources import memory_limit
 from ..conversion.conversion import convert
 from ..counts.regions import bin as bin_counts
 from ..counts.regions import crop, descanned, dtype_of_sums, zeroed
@@ -284,7 +285,7 @@ def _in_memory(
             f"{what} needs up to {format_bytes(needed(_pair(bin)))} of memory and {format_bytes(available)} are "
             f"available; choose a smaller detector_region, {fitting}or {other}."
         )
-    parts = data.map_blocks(_narrowest, dtype=data.dtype, meta=data._meta).to_delayed().ravel()
+    parts = data.map_blocks(_narrowest, dtype=data.dtype, meta=np.empty((0,) * data.ndim, data.dtype)).to_delayed().ravel()
     places = list(da.core.slices_from_chunks(data.chunks))
     # Pages of it that are not written to take no memory: it may become as wide as it must.
     memory = np.empty(data.nbytes, np.uint8)
@@ -347,9 +348,8 @@ def _certain_dtype(dtype: np.dtype, largest: int, terms: int) -> np.dtype:
 def _available_memory() -> int:
     """Bytes that this process may still take, by what the machine has left and by the process's own limit."""
     import psutil
-    from distributed.system import MEMORY_LIMIT
 
-    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT - psutil.Process().memory_info().rss))
+    return int(min(psutil.virtual_memory().available, memory_limit() - psutil.Process().memory_info().rss))
 
 
 def _pair(bin: int | tuple[int, int]) -> tuple[int, int]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from dask._task_spec import TaskRef
 from dask.delayed import Delayed, delayed
 from dask.utils import format_bytes
 
 from ..errors import MemoryLimitError
 from ..kernels.ridge_solver import SecondMoments
+from ..reading.tasks import TaskRef
 from .graphs import reduced, require_finite
 from .reductions import State, Tiled
 from .second_moments import GRAM_PIXELS, Gram, unsplit_detector, whole_matrix

@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -26,6 +25,7 @@ from ..reading.blocks import Block, InMemory, Source, Window, bounding_box
 from ..reading.lazy import runs, source_of
 from ..reading.shifts import distinct, moved, reach
 from ..reading.stalls import watched
+from ..reading.tasks import DataNode, List, Task, TaskRef
 from .reductions import Images, Masks, Moments, Reduction, State, Templates, Tiled
 
 # Partial results that one task merges.

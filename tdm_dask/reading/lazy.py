@@ -13,12 +13,12 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode, Task, TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ..cluster.resources import cores
 from .blocks import Crop, InMemory, Source
+from .tasks import DataNode, Task, TaskRef
 
 # What one task reads: enough that its fixed cost (milliseconds, and its partial sums) does not count.
 TASK_BYTES = 2**30

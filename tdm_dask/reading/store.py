@@ -16,7 +16,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from ..axes import (
     DESCAN,
@@ -31,8 +30,9 @@ from ..axes import (
 from ..errors import CorruptStoreError, IncompleteStoreError, StoreError
 from ..kernels.exact_sums import pattern_sums
 from ..shards.codec import Codec
-from ..shards.objects import StoreLike, name_of, reason_of, resolve, to_json, writing
-from ..shards.sharded_array import EMPTY, ShardedArray, choose_shards, follow_tiles, sharded_array
+from ..shards.objects import StoreLike, delete_folder, name_of, reason_of, resolve, to_json, writing
+from ..shards.shapes import choose_shards, follow_tiles
+from ..shards.sharded_array import EMPTY, ShardedArray, sharded_array
 from .blocks import Shards, Source, ZarrArray
 from .lazy import as_dask, source_of
 
@@ -279,7 +279,7 @@ def clear_descan(store: StoreLike) -> None:
         raise StoreError(f"{name_of(store)} is not a store written by this package; convert it first.")
     with writing(name_of(store)):
         for name in DESCAN:
-            sync(backend.delete_dir(name))
+            delete_folder(backend, name)
         consolidate(backend)
 
 

@@ -16,7 +16,6 @@ import dask
 import numpy as np
 import psutil
 import xarray as xr
-from dask._task_spec import DataNode
 
 from ..axes import DETECTOR, TEMPLATE
 from ..cluster.progress import Stage, silent
@@ -34,8 +33,10 @@ from ..passes.second_moments import ROWS
 from ..reading.blocks import BLOCK_BYTES, Crop, Shards, Source, any_per_tile
 from ..reading.lazy import runs, source_of
 from ..reading.store import is_store, stored_statistics
+from ..reading.tasks import DataNode
 from ..shards.objects import within
-from ..shards.sharded_array import RANGE_BYTES, choose_shards
+from ..shards.shapes import choose_shards
+from ..shards.sharded_array import RANGE_BYTES
 from ..words import bytes_text, table_text, time_text
 from .recipe_file import Recipe
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results

@@ -18,8 +18,7 @@ from ..detector.conventional_masks import parse_detector
 from ..errors import InputError, RecipeError
 from ..masks.templates import binary_template, gaussian_template, read_sites
 from ..reading.store import is_complete, is_store
-from ..shards.objects import list_keys, object_size, resolve, within
-from ..shards.sharded_array import get
+from ..shards.objects import get, list_keys, object_size, resolve, within
 from ..sources.vendor import identity
 from .recipe_file import Recipe, load_recipe
 

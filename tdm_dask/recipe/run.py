@@ -20,8 +20,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
-from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from ..axes import DESCAN, DETECTOR, IMAGE, TEMPLATE
@@ -36,8 +34,7 @@ from ..evaluation.cross_talk import correlations, cross_talk, site_contrast
 from ..evaluation.verdict import evidence as evidence_on
 from ..masks.derivation import apply_mask, correlate, derive_mask
 from ..reading.store import is_store, stored_statistics, write_calibration
-from ..shards.objects import object_size, resolve, within, writing
-from ..shards.sharded_array import put
+from ..shards.objects import delete_folder, object_size, put, resolve, within, writing
 from .recipe_file import Recipe
 from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
 
@@ -192,7 +189,7 @@ def _prepare(folder: str | Path, request: Request, overwrite: bool) -> None:
         folder.mkdir(exist_ok=True)
     place = resolve(folder, read_only=False)
     for name in stale:
-        sync(place.delete_dir(name))
+        delete_folder(place, name)
     text = json.dumps(depends_on(request), indent=1, sort_keys=True, ensure_ascii=False)
     with writing(str(folder)):
         put(place, NOTE, (text + "\n").encode())
@@ -370,14 +367,14 @@ def _stored(results: str | Path, group: str, work: Callable[[], xr.Dataset]) -> 
     """A group of the results: read where an earlier run has finished it, else made and written whole."""
     store = resolve(results, read_only=False)
     if object_size(store, f"{group}/zarr.json") is None:
-        made: dict[str, Buffer] = {}
+        made: dict[str, Any] = {}
         write_plain(work().load(), MemoryStore(made))  # workers would write into memory of their own
         with writing(str(results)):
             zarr.open_group(store, mode="a", zarr_format=3)
-            sync(store.delete_dir(group))
+            delete_folder(store, group)
             # A group is there once its metadata are: they come last, so that what was cut short is made again.
             for key in sorted(made, key=lambda key: key == "zarr.json"):
-                sync(store.set(f"{group}/{key}", made[key]))
+                put(store, f"{group}/{key}", made[key].to_bytes())
     # Without dask, for which a cluster would be started.
     return xr.open_zarr(store, group=group, consolidated=False, chunks=None).load()
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ..recipe.plan import Plan
 from ..recipe.run import RecipeResult
-from ..shards.objects import resolve, within
-from ..shards.sharded_array import put
+from ..shards.objects import put, resolve, within
 from .figures import draw_figures, figures_of
 from .notebook import check_notebook, write_notebook
 from .page import page_text

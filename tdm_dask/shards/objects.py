@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from ..errors import DiskFullError, InputError, StoreError, TdmError
+from .zarr_core import default_buffer_prototype, sync
 
 StoreLike = str | os.PathLike[str] | Store
 
@@ -86,6 +87,40 @@ def reason_of(error: OSError) -> str:
     """What an operating system's error says, as part of a sentence."""
     reason = error.strerror or " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return f"{reason}: {error.filename}" if error.strerror and error.filename else reason
+
+
+def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
+    """Bytes of an object of the store (uint8), or None where there is no such object."""
+    buffer = sync(store.get(key, default_buffer_prototype(), byte_range))
+    return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
+
+
+def put(store: Store, key: str, *pieces: bytes) -> None:
+    """Write one object of the store, whole or not at all, from pieces that follow each other."""
+    if not isinstance(store, LocalStore):
+        buffer = default_buffer_prototype().buffer.from_bytes(b"".join(pieces))
+        sync(store.set(key, buffer))
+        return
+    # Not joined before: a shard is large, and several are written at a time.
+    path = Path(store.root) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(store: Store, key: str) -> None:
+    """Remove one object of the store; nothing happens where there is none."""
+    sync(store.delete(key))
+
+
+def delete_folder(store: Store, prefix: str) -> None:
+    """Remove every object under a prefix."""
+    sync(store.delete_dir(prefix))
 
 
 def flush(store: Store, key: str) -> None:

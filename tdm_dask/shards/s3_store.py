@@ -22,10 +22,9 @@ from aiohttp import ClientError as TransportError
 from botocore import exceptions as botocore
 from botocore.parsers import ResponseParserError
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.sync import sync
 
 from ..errors import StoreError, UnreachableStoreError
+from .zarr_core import Buffer, BufferPrototype, sync
 
 T = TypeVar("T")
 

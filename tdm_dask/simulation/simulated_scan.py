@@ -13,7 +13,7 @@ import numpy as np
 from dask.base import tokenize
 
 from ..reading.blocks import Shape, Source
-from ..shards.sharded_array import choose_shards
+from ..shards.shapes import choose_shards
 from .scattering import Scatterer
 
 # Largest scattering matrices and transmission functions that a process keeps.

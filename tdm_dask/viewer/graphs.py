@@ -25,6 +25,7 @@ from dask.callbacks import Callback
 from dask.system import CPU_COUNT
 
 from ..cluster.resources import active_client
+from ..cluster.scheduler_state import tasks_for
 
 POLL_SECONDS = 0.25
 # How long is waited for tasks that have begun when they are given up, so that none writes while the next job runs.
@@ -248,7 +249,7 @@ class _OnCluster(_Graph):
     def _look(self, before: tuple[int, int]) -> tuple[int, int]:
         keys = [future.key for future in self._futures]
         with suppress(OSError, ValueError, RuntimeError, AttributeError):  # the end of the cluster is told by the wait
-            now = self._client.run_on_scheduler(_tasks_for, keys)
+            now = self._client.run_on_scheduler(tasks_for, keys)
             done, total = max(now[0], before[0]), max(now[1], before[1])
             self._graphs.count(done - before[0], total - before[1])
             return done, total
@@ -258,18 +259,6 @@ class _OnCluster(_Graph):
         if self._gathering is not None:
             self._gathering.cancel()
             self._soon(self._client.cancel(list(self._futures), asynchronous=True, force=True))
-
-
-def _tasks_for(keys: Sequence[Any], dask_scheduler: Any) -> tuple[int, int]:
-    """Finished tasks and all of those that results need (runs on the scheduler, which keeps them until it has them)."""
-    seen: set[Any] = set()
-    left = [dask_scheduler.tasks[key] for key in keys if key in dask_scheduler.tasks]
-    while left:
-        task = left.pop()
-        if task not in seen:
-            seen.add(task)
-            left.extend(task.dependencies)
-    return sum(task.state in ("memory", "released", "erred") for task in seen), len(seen)
 
 
 # The graphs of each thread that has some; the scheduler that was active before the first of them.

@@ -407,7 +407,7 @@ def store(place: Place) -> LargeFile:
     import zarr
 
     import tdm_dask as tdm
-    from tdm_dask.shards.sharded_array import choose_shards
+    from tdm_dask.shards.shapes import choose_shards
 
     path = place.folder / "source.zarr"
     _, shard = choose_shards(place.shape, 2)

@@ -42,7 +42,8 @@ def make_store(path: Path, nbytes: float) -> tuple[int, int, np.ndarray, np.ndar
     from tdm_dask.axes import axis_coordinate
     from tdm_dask.reading import store as stores
     from tdm_dask.shards.codec import COMPRESSIONS
-    from tdm_dask.shards.sharded_array import EMPTY, choose_shards, sealing
+    from tdm_dask.shards.shapes import choose_shards
+    from tdm_dask.shards.sharded_array import EMPTY, sealing
 
     patterns = math.ceil(nbytes / (2 * DETECTOR**2))
     ny = 16 * max(1, round(math.sqrt(patterns) / 16 * 0.75))

@@ -181,7 +181,7 @@ MEMORY = """
 import sys
 import dask, numpy as np
 import tdm_dask as tdm
-from tdm_dask.shards.sharded_array import choose_shards
+from tdm_dask.shards.shapes import choose_shards
 dask.config.set(scheduler="threads", num_workers=2)
 shape = (128, 64, 256, 256)
 assert choose_shards(shape, 2)[1] == (32, 32, 256, 256)

@@ -19,7 +19,7 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
-from tdm_dask.shards.sharded_array import choose_shards, follow_tiles
+from tdm_dask.shards.shapes import choose_shards, follow_tiles
 from tdm_dask.sources.stacks import StackSource
 
 SHAPE = (16, 24, 12, 16)

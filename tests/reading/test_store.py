@@ -23,7 +23,9 @@ from tdm_dask.reading.blocks import Shards, ZarrArray
 from tdm_dask.reading.lazy import source_of
 from tdm_dask.reading.store import stored_statistics, write_calibration
 from tdm_dask.shards.codec import COMPRESSIONS
-from tdm_dask.shards.sharded_array import choose_shards, put, sharded_array
+from tdm_dask.shards.objects import put
+from tdm_dask.shards.shapes import choose_shards
+from tdm_dask.shards.sharded_array import sharded_array
 
 DTYPES = [
     "bool",

@@ -22,8 +22,7 @@ from tdm_dask import errors
 from tdm_dask.cli import main
 from tdm_dask.reading.store import SIDECARS, stored_statistics, write_calibration
 from tdm_dask.recipe.run import run_recipe
-from tdm_dask.shards.objects import resolve
-from tdm_dask.shards.sharded_array import put
+from tdm_dask.shards.objects import put, resolve
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 pytest.importorskip("moto.server", reason="moto's server is not installed")

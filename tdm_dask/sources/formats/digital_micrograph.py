@@ -13,21 +13,18 @@ from ...reading.blocks import Source
 from ..array_scan import detector_of, fill_array
 from ..axis_order import axis_order
 from ..calibration_facts import acquisition_facts, facts_of_axes
+from ..rosettasciio import dm_images
 from ..stacks import DetectorFirst
 from ..vendor import Request, VendorFile, check_dtype, file_size, pick_frame, plain, rosettasciio_reader
 
 
 def open_dm(request: Request) -> VendorFile:
     """Open the scan of a DigitalMicrograph file; its tags are read by rosettasciio, its counts are not."""
-    from rsciio.digitalmicrograph._api import DigitalMicrographReader, ImageObject
-
     request.refuse_layout("a DigitalMicrograph file")
     size = file_size(request.path)
     try:
         with open(request.path, "rb") as file:
-            reader = DigitalMicrographReader(file)
-            reader.parse_file()
-            images = [ImageObject(image, file) for image in reader.get_image_dictionaries() or []]
+            images = dm_images(file)
             shapes = [image.shape for image in images]
         candidates = [i for i, shape in enumerate(shapes) if len(shape) in (4, 5)]
         candidates = candidates or [i for i, shape in enumerate(shapes) if len(shape) == 3]

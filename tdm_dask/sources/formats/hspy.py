@@ -11,6 +11,7 @@ from ..array_scan import Located
 from ..axis_order import axis_order
 from ..calibration_facts import acquisition_facts, facts_of_axes
 from ..hdf5 import dataset_source
+from ..rosettasciio import group_to_dict, hspy_reader
 from ..vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
 
 # From an array, the indices of the scan in a stack, the order of its dims and the scan shape of its frames to a scan.
@@ -24,12 +25,10 @@ def is_hspy(file: Any) -> bool:
 
 def open_hspy(request: Request, file: Any) -> VendorFile:
     """Open a HyperSpy file; only its headers are read."""
-    from rsciio.hspy._api import HyperspyReader
-
     return open_signal(
         request,
         file.get("Experiments", {}),
-        HyperspyReader(file),
+        hspy_reader(file),
         rosettasciio_reader("hspy"),
         lambda dataset, leading, order, line: dataset_source(request, dataset, leading, order, line, "its single axis"),
     )
@@ -64,7 +63,7 @@ def open_signal(request: Request, experiments: Any, reader: Any, reader_name: st
         if group["data"].ndim != 5:
             request.refuse_frame("a HyperSpy file")
     metadata, original = (
-        reader._group2dict(group[key]) if key in group else {} for key in ("metadata", "original_metadata")
+        group_to_dict(reader, group[key]) if key in group else {} for key in ("metadata", "original_metadata")
     )
     dataset = group["data"]
     check_dtype(dataset.dtype, request.name)
@@ -118,7 +117,7 @@ def open_signal(request: Request, experiments: Any, reader: Any, reader_name: st
 
 def _axes(name: str, group: Any, reader: Any) -> list[dict[str, Any]]:
     """The axes in array order, which HyperSpy keeps one group to an axis."""
-    axes = [reader._group2dict(group[f"axis-{i}"]) for i in range(group["data"].ndim) if f"axis-{i}" in group]
+    axes = [group_to_dict(reader, group[f"axis-{i}"]) for i in range(group["data"].ndim) if f"axis-{i}" in group]
     if len(axes) != group["data"].ndim:
         raise SourceError(f"{name} lacks the description of some axes; save it again with a newer HyperSpy.")
     return axes

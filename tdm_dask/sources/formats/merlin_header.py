@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import SourceError
+from ..rosettasciio import merlin_settings
 from ..scan_shape import Rhythm
 
 # Longest text before a frame; a quad has 768 bytes.
@@ -110,13 +111,11 @@ def _parse(text: bytes) -> FrameHeader | None:
 
 def hdr_file(path: Path) -> tuple[Path | None, dict[str, str]]:
     """The text header beside a .mib file, and what it says."""
-    from rsciio.quantumdetector._api import parse_hdr_file
-
     beside = hdr_beside(path)
     if beside is None:
         return None, {}
     try:
-        return beside, {key: value.strip() for key, value in parse_hdr_file(str(beside)).items()}
+        return beside, {key: value.strip() for key, value in merlin_settings(str(beside)).items()}
     except (ValueError, OSError) as error:
         raise SourceError(
             f"{beside.name} beside {path.name} cannot be read as a Merlin header ({error}); move it away or copy it "

@@ -16,6 +16,7 @@ from ...errors import CountsError, SourceError, TdmError
 from ..array_scan import Located, about_chunks, chunked_source, fill_array
 from ..axis_order import axis_order
 from ..calibration_facts import facts_of_axes
+from ..rosettasciio import zspy_reader
 from ..stacks import StackSource
 from ..vendor import FileState, Request, VendorFile, check_dtype, file_state, pick_frame, plain, rosettasciio_reader
 from .hspy import open_signal
@@ -90,13 +91,11 @@ def open_zarr_scan(request: Request) -> VendorFile:
 
 
 def _open_zspy(request: Request, root: Any) -> VendorFile:
-    from rsciio.zspy._api import ZspyReader
-
     experiments = {name: root[f"Experiments/{name}"] for name in root["Experiments"]}
     return open_signal(
         request,
         experiments,
-        ZspyReader(root),
+        zspy_reader(root),
         rosettasciio_reader("zspy"),
         lambda array, leading, order, line: _locate(request, array, leading, order, line, "its single axis"),
     )
