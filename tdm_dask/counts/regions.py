@@ -163,7 +163,8 @@ def descanned(counts: xr.DataArray) -> xr.DataArray:
     else:
         data = data.rechunk({2: -1, 3: -1})
         by = [da.from_array(s, chunks=(*data.chunks[:2], 1, 1)) for s in by]
-        data = da.map_blocks(shifted, data, *by, dtype=data.dtype, chunks=data.chunks, meta=np.empty((0,) * 4, data.dtype))
+        like = np.empty((0,) * 4, data.dtype)
+        data = da.map_blocks(shifted, data, *by, dtype=data.dtype, chunks=data.chunks, meta=like)
     return named(plain.copy(data=data).assign_coords({VALID_PIXELS: (DETECTOR, valid)}))
 
 

@@ -285,7 +285,8 @@ def _in_memory(
             f"{what} needs up to {format_bytes(needed(_pair(bin)))} of memory and {format_bytes(available)} are "
             f"available; choose a smaller detector_region, {fitting}or {other}."
         )
-    parts = data.map_blocks(_narrowest, dtype=data.dtype, meta=np.empty((0,) * data.ndim, data.dtype)).to_delayed().ravel()
+    like = np.empty((0,) * data.ndim, data.dtype)
+    parts = data.map_blocks(_narrowest, dtype=data.dtype, meta=like).to_delayed().ravel()
     places = list(da.core.slices_from_chunks(data.chunks))
     # Pages of it that are not written to take no memory: it may become as wide as it must.
     memory = np.empty(data.nbytes, np.uint8)
