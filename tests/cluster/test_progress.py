@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -167,6 +168,7 @@ def screen_of(script, columns=80, keys=None):
     def own_the_terminal():
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore it
 
     child = subprocess.Popen(
         [sys.executable, "-c", script],
