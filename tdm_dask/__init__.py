@@ -27,6 +27,8 @@ _HOME = {
     "crop": "counts.regions",
     "bin": "counts.regions",
     "pixel_statistics": "counts.statistics",
+    "reduce": "counts.reduction",
+    "Reduction": "counts.reduction",
     "disk": "detector.conventional_masks",
     "annulus": "detector.conventional_masks",
     "segments": "detector.conventional_masks",
@@ -114,6 +116,8 @@ if TYPE_CHECKING:
     from .conversion.conversion import convert_stack as convert_stack
     from .counts.arrival import follow as follow
     from .counts.opening import open as open
+    from .counts.reduction import Reduction as Reduction
+    from .counts.reduction import reduce as reduce
     from .counts.regions import bin as bin
     from .counts.regions import crop as crop
     from .counts.statistics import pixel_statistics as pixel_statistics

@@ -34,7 +34,7 @@ _OF_ARRAYS: Mapping[str, _Need] = {
             *("convert", "proxy", "column_images", "thin", "split_electrons", "matrix_view", "principal_components"),
             *("nonnegative_components", "centre_of_mass", "differential_phase_contrast", "regularisation_curve"),
             *("held_out_cross_talk", "offset_scan", "null_distribution", "template_influence", "counting_variance"),
-            *("evidence", "running_mask", "live_image", "view"),
+            *("evidence", "running_mask", "live_image", "view", "reduce"),
         ),
         _COUNTS,
     ),

@@ -4,6 +4,8 @@ Every class takes that sentence as its only argument, so that it survives pickli
 """
 
 import errno
+import pickle
+from typing import Any
 
 
 class TdmError(Exception):
@@ -58,6 +60,13 @@ class FrameError(InputError):
     """A file holds several scans, and none of them, or one that it does not hold, was asked for."""
 
 
+class ReductionError(InputError):
+    """A reduction of a user's own fails, or does not give what it says; its cause is the user's own error."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _caused, (type(self), str(self), _pickled(self.__cause__))
+
+
 class RecipeError(InputError):
     """A recipe file is not readable or asks for something that does not exist."""
 
@@ -88,6 +97,23 @@ class UnreachableStoreError(StoreError):
 
 class WorkerLostError(TdmError, OSError):
     """Workers of a cluster, or its scheduler, were lost or never came; finished stages are kept."""
+
+
+def _pickled(cause: BaseException | None) -> bytes:
+    """An exception as bytes, or None as such where it does not come back from them."""
+    try:
+        data = pickle.dumps(cause)
+        pickle.loads(data)
+    except Exception:
+        return pickle.dumps(None)
+    return data
+
+
+def _caused(kind: type[TdmError], sentence: str, cause: bytes) -> TdmError:
+    """An exception with its cause, which pickling loses."""
+    error = kind(sentence)
+    error.__cause__ = pickle.loads(cause)
+    return error
 
 
 def in_words(error: BaseException) -> str:

@@ -128,6 +128,28 @@ def an_occupancy_table(counts):
     return tdm.occupancy_table(images(counts), once, (9.0, 9.0), suspects=suspects, apart=1.0)
 
 
+class Largest(tdm.Reduction):
+    """Largest count."""
+
+    units = "counts"
+
+    def __init__(self, *dims):
+        self.dims = dims
+
+    def start(self, shape):
+        return np.zeros(shape or ())
+
+    def add(self, state, block):
+        if self.dims == ("y", "x"):
+            np.maximum.at(state, block.scan, block.counts.max((1, 2)))
+        else:
+            state[...] = np.maximum(state.max(), block.counts.max())
+        return state
+
+    def merge(self, first, second):
+        return np.maximum(first, second)
+
+
 CASES = {
     "annulus": lambda c, p: tdm.annulus(c, 22, 30),
     "apply_mask": lambda c, p: [
@@ -192,6 +214,10 @@ CASES = {
         tdm.radial_profile(masks(c), width=4),
     ],
     "reciprocal": lambda c, p: [tdm.reciprocal(c, "200 keV"), tdm.reciprocal(masks(c), "200 keV")],
+    "reduce": lambda c, p: [
+        *(tdm.reduce(c, Largest(*dims), detector_region=tdm.disk(c, 20)) for dims in (("ky", "kx"), ("y", "x"), ())),
+        tdm.reduce(c, {"a": Largest("ky", "kx"), "b": Largest("y", "x")}),
+    ],
     "refine_columns": lambda c, p: [tdm.refine_columns(adf(c), s) for s in (SITES, SITES["A"])],
     "regularisation_curve": lambda c, p: tdm.regularisation_curve(c, templates(c), lambdas=(0.01, 0.1, 1.0)),
     "run_recipe": lambda c, p: a_recipe(c, p),
@@ -211,6 +237,7 @@ CASES = {
 }
 EXEMPT = {
     "Lattice": "a class",
+    "Reduction": "a class",
     "__version__": "a text",
     "crystal_block": "gives a Specimen",
     "detection_limit": "gives a number",

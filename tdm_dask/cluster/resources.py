@@ -52,9 +52,14 @@ def cores() -> int:
         return max(1, planned, sum(client.nthreads().values()))
     if planned:
         return planned
-    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+    if synchronous():
         return 1
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def synchronous() -> bool:
+    """Whether dask was told to compute in the thread that asks, as for a debugger."""
+    return dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded")
 
 
 def memory_limit() -> int:

@@ -243,7 +243,7 @@ class LiveImage(_Arriving):
             state = self._partial(Images(), y, x, block, self._pixels, self._masks)
         elif used.any():  # a mask of zeros: a constant image, whatever the counts
             state = {"images": np.zeros((len(self._image), *block.shape[:2]))}
-        self._image[:, y, x] = images_result(state, self._masks, used, block.shape[:2])
+        self._image[:, y, x] = images_result(state, used, block.shape[:2], self._masks)
 
     def image(self) -> xr.DataArray:
         """The image ([template,] y, x) so far, as of `apply_mask`; NaN where no valid pattern has arrived."""

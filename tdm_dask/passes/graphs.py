@@ -133,24 +133,67 @@ def _join_all(reduction: Reduction, states: list[State]) -> State:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """Tasks of one pass, before they are merged: their layer, and their keys by place in the scan."""
+class Pass:
+    """Tasks of one pass, before they are merged: their layer, their keys by place in the scan, and their reduction."""
 
     name: str
     layer: dict[Any, Any]
     keys: dict[tuple[int, int], Any]
     chunks: tuple[tuple[int, ...], tuple[int, ...]]
     dependencies: list[Any]
+    reduction: TaskRef
+
+    def merged(self, together: int = SPLIT_EVERY) -> TaskRef:
+        """Add the tasks that merge all partial results, so many at a time; gives the last one."""
+        keys, level = list(self.keys.values()), 0
+        while len(keys) > 1 or level == 0:
+            merged = []
+            for n, first in enumerate(range(0, len(keys), together)):
+                key = (f"merge-{self.name}", level, n)
+                group = List(*map(TaskRef, keys[first : first + together]))
+                self.layer[key] = Task(key, _merge_all, self.reduction, group)
+                merged.append(key)
+            keys, level = merged, level + 1
+        return TaskRef(keys[0])
+
+    def delayed(self, key: Any, function: Callable[..., Any], *arguments: Any) -> Delayed:
+        """`function(*arguments)`, lazy, under a key of its own."""
+        self.layer[key] = Task(key, function, *arguments)
+        return Delayed(key, HighLevelGraph.from_collections(key, self.layer, self.dependencies))
+
+    def side_by_side(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: Any,
+        used: np.ndarray | None,
+        function: Callable[..., np.ndarray],
+        *arguments: Any,
+    ) -> da.Array:
+        """Arrays (*shape, y, x) of the tasks side by side, lazy: `function(state, used, (ny, nx), *arguments)` of each.
+
+        The state is None where no probe position of a task is used.
+        """
+        edges = [list(pairwise([0, *np.cumsum(c).tolist()])) for c in self.chunks]
+        whole = (0,) * len(shape)
+        for i, (y0, y1) in enumerate(edges[0]):
+            for j, (x0, x1) in enumerate(edges[1]):
+                here = None if used is None else used[y0:y1, x0:x1]
+                state = TaskRef(self.keys[i, j]) if (i, j) in self.keys else None
+                key = (name, *whole, i, j)
+                self.layer[key] = Task(key, function, state, here, (y1 - y0, x1 - x0), *arguments)
+        graph = HighLevelGraph.from_collections(name, self.layer, self.dependencies)
+        return da.Array(graph, name, (*((n,) for n in shape), *self.chunks), dtype=dtype)
 
 
-def _plan(
+def plan_pass(
     array: Any,
     reduction: Reduction,
     used: np.ndarray | None,
     pixels: np.ndarray | None,
     operand: Delayed | None,
     shifts: np.ndarray | None,
-) -> _Pass:
+) -> Pass:
     """One task for each run of tiles of a source, or for each block of a dask array; unneeded ones are left out."""
     source = source_of(array)
     # A pass over counts in memory runs at once and is never looked up: hashing them would take as long as reading them.
@@ -161,13 +204,15 @@ def _plan(
     layer: dict[Any, Any] = {}
     keys: dict[tuple[int, int], Any] = {}
     dependencies = [] if operand is None else [operand]
+    made = TaskRef(f"reduction-{name}")
+    layer[made.key] = DataNode(made.key, reduction)  # once, and not in every task
     if source is not None:
         fraction = 1.0 if pixels is None else max(pixels.mean(), 1e-3)
         chunks = runs(source, float(fraction))
         origin = f"source-{name}"
         layer[origin] = DataNode(origin, source)
         shared = f"pixels-{name}"
-        layer[shared] = DataNode(shared, pixels)  # once, and not in every task
+        layer[shared] = DataNode(shared, pixels)
         detector_chunks: tuple[tuple[int, ...], ...] = ((source.shape[2],), (source.shape[3],))
     else:
         dependencies.append(array)
@@ -196,34 +241,18 @@ def _plan(
                         start = [(0, 0, 0, 0)] if more else []
                         flags = wanted if more else TaskRef(shared)
                         task = Task(
-                            key, run_pass, reduction, TaskRef(origin), window, here, flags, argument, *start, *more
+                            key, run_pass, made, TaskRef(origin), window, here, flags, argument, *start, *more
                         )
                     else:
                         block, place = TaskRef((array.name, i, j, k, m)), (y0, x0, ky0, kx0)
-                        task = Task(key, _run_on_array, reduction, block, window, here, wanted, argument, place, *more)
+                        task = Task(key, _run_on_array, made, block, window, here, wanted, argument, place, *more)
                     layer[key] = task
                     parts.append(key)
             keys[i, j] = parts[0]
             if len(parts) > 1:
                 keys[i, j] = (f"join-{name}", i, j)
-                layer[keys[i, j]] = Task(keys[i, j], _join_all, reduction, List(*map(TaskRef, parts)))
-    return _Pass(name, layer, keys, chunks, dependencies)
-
-
-def _tree(
-    name: str, layer: dict[Any, Any], keys: list[Any], reduction: Reduction, together: int = SPLIT_EVERY
-) -> Any:
-    """Add the tasks that merge `keys` to one, a few at a time; gives the last key."""
-    level = 0
-    while len(keys) > 1 or level == 0:
-        merged = []
-        for n, first in enumerate(range(0, len(keys), together)):
-            key = (f"merge-{name}", level, n)
-            group = List(*map(TaskRef, keys[first : first + together]))
-            layer[key] = Task(key, _merge_all, reduction, group)
-            merged.append(key)
-        keys, level = merged, level + 1
-    return keys[0]
+                layer[keys[i, j]] = Task(keys[i, j], _join_all, made, List(*map(TaskRef, parts)))
+    return Pass(name, layer, keys, chunks, dependencies, made)
 
 
 def reduced(
@@ -241,11 +270,8 @@ def reduced(
 
     No more than `together` partial results are merged at a time: two where they are large.
     """
-    plan = _plan(array, reduction, used, pixels, operand, shifts)
-    merged = _tree(plan.name, plan.layer, list(plan.keys.values()), reduction, together)
-    key = f"{result.__name__}-{plan.name}"
-    plan.layer[key] = Task(key, result, TaskRef(merged), *arguments)
-    return Delayed(key, HighLevelGraph.from_collections(key, plan.layer, plan.dependencies))
+    plan = plan_pass(array, reduction, used, pixels, operand, shifts)
+    return plan.delayed(f"{result.__name__}-{plan.name}", result, plan.merged(together), *arguments)
 
 
 def parts_of(array: Any, result: Delayed, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -435,22 +461,13 @@ def images(
         if not pixels.any():  # the images are constants, whatever the counts
             pixels[0, 0], shifts = True, None
     operand = delayed(masks, pure=True, traverse=False)
-    plan = _plan(array, Images(), used, pixels, operand, shifts)
-    layer = plan.layer
+    plan = plan_pass(array, Images(), used, pixels, operand, shifts)
     name = f"images-{plan.name}"
-    edges = [list(pairwise([0, *np.cumsum(c).tolist()])) for c in plan.chunks]
-    for i, (y0, y1) in enumerate(edges[0]):
-        for j, (x0, x1) in enumerate(edges[1]):
-            here = None if used is None else used[y0:y1, x0:x1]
-            state = TaskRef(plan.keys[i, j]) if (i, j) in plan.keys else None
-            key = (name, 0, i, j)
-            layer[key] = Task(key, images_result, state, TaskRef(operand.key), here, (y1 - y0, x1 - x0))
-    graph = HighLevelGraph.from_collections(name, layer, plan.dependencies)
-    result = da.Array(graph, name, ((n_masks,), *plan.chunks), dtype=np.float64)
+    result = plan.side_by_side(name, (n_masks,), np.float64, used, images_result, TaskRef(operand.key))
     return result.compute(scheduler="threads") if isinstance(array, np.ndarray) else result
 
 
-def images_result(state: State | None, masks: Masks, used: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+def images_result(state: State | None, used: np.ndarray | None, shape: tuple[int, int], masks: Masks) -> np.ndarray:
     """Images (mask, y, x) of one task, from what its pass gave; NaN at probes that are not used."""
     if state is None:
         return np.full((len(masks.weights), *shape), np.nan)

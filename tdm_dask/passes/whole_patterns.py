@@ -7,12 +7,13 @@ that delivers whole patterns has nothing copied.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..reading.blocks import Block
+from ..reading.blocks import Block, Window
 from ..reading.memory import read_only
 from .reductions import used_rows
 
@@ -49,8 +50,7 @@ class Gathered:
             self._inside[place] = int(self._pixels[block.ky, block.kx].sum())
         if not self._inside[place]:
             return None
-        flags = b"" if used is None else used.tobytes()
-        key = (block.y.start, block.y.stop, block.x.start, block.x.stop, flags)
+        key = _key((block.y, block.x), used)
         patterns = self._open.pop(key, None) or Patterns(block.y, block.x, used, self._total)
         patterns.missing -= self._inside[place]
         matrix = used_rows(block, used)
@@ -77,9 +77,64 @@ class Gathered:
         patterns.tiles.clear()
 
     def require_whole(self) -> None:
-        """Raise unless all patterns came whole: a source that leaves out pixels must not become a wrong number."""
-        if self._open:
-            raise RuntimeError(f"{len(self._open)} blocks of patterns ended before all of their pixels had been read.")
+        """Raise unless all patterns came whole."""
+        _require_none(self._open)
+
+
+class Whole:
+    """Patterns that are put together from tiles of the detector, with 0 at pixels that are not used."""
+
+    def __init__(self, detector: tuple[int, int], pixels: np.ndarray | None) -> None:
+        self._pixels = np.ones(detector, bool) if pixels is None else pixels
+        self._total = int(self._pixels.sum())
+        self._open: dict[Any, tuple[np.ndarray, int]] = {}
+        self._spare: dict[Any, list[np.ndarray]] = {}
+
+    def take(self, counts: np.ndarray, tile: Window, place: Window, used: np.ndarray | None) -> np.ndarray | None:
+        """Whole patterns (pattern, nky, nkx) once all of their pixels have come; None before."""
+        inside = self._pixels[tile]
+        if not inside.any():
+            return None
+        if inside.size == self._total == self._pixels.size:
+            return counts
+        key = _key(place, used)
+        if key not in self._open:
+            self._open[key] = self._empty(len(counts), counts.dtype), self._total
+        patterns, missing = self._open.pop(key)
+        part = patterns[:, tile[0], tile[1]]
+        part[...] = counts
+        if not inside.all():
+            part[:, ~inside] = 0
+        missing -= int(inside.sum())
+        if missing:
+            self._open[key] = patterns, missing
+            return None
+        return patterns
+
+    def _empty(self, n: int, dtype: np.dtype) -> np.ndarray:
+        # Fresh memory would cost as much as the copy into it. Tiles without a pixel that is used are left out: 0 stays.
+        spare = self._spare.get((n, dtype))
+        return spare.pop() if spare else np.zeros((n, *self._pixels.shape), dtype)
+
+    def give_back(self, patterns: np.ndarray) -> None:
+        """The memory of these patterns may be used again."""
+        if patterns.flags.writeable:
+            self._spare.setdefault((len(patterns), patterns.dtype), []).append(patterns)
+
+    def require_whole(self) -> None:
+        """Raise unless all patterns came whole."""
+        _require_none(self._open)
+
+
+def _key(place: Window, used: np.ndarray | None) -> Any:
+    """What tells the patterns of a block from others, whatever tile of the detector they come in."""
+    return *((s.start, s.stop) for s in place), b"" if used is None else used.tobytes()
+
+
+def _require_none(unfinished: Mapping[Any, Any]) -> None:
+    """Raise where patterns are left: a source that leaves out pixels must not become a wrong number."""
+    if unfinished:
+        raise RuntimeError(f"{len(unfinished)} blocks of patterns ended before all of their pixels had been read.")
 
 
 @dataclass(frozen=True)
