@@ -87,6 +87,10 @@ _HOME = {
     "counting_variance": "evaluation.counting_noise",
     "evidence": "evaluation.verdict",
     "follow": "counts.arrival",
+    "register_format": "sources.plugins",
+    "frame_file": "sources.frame_files",
+    "VendorFile": "sources.vendor",
+    "Source": "reading.blocks",
     "occupancy_table": "evaluation.occupancy",
     "detection_limit": "evaluation.occupancy",
     "crystal_block": "simulation.specimens",
@@ -172,6 +176,7 @@ if TYPE_CHECKING:
     from .masks.templates import gaussian_template as gaussian_template
     from .masks.templates import read_sites as read_sites
     from .masks.templates import write_sites as write_sites
+    from .reading.blocks import Source as Source
     from .reading.store import verify as verify
     from .recipe.run import run_recipe as run_recipe
     from .report.writing import write_report as write_report
@@ -180,6 +185,9 @@ if TYPE_CHECKING:
     from .simulation.multislice import simulate as simulate
     from .simulation.multislice import simulate_pacbed as simulate_pacbed
     from .simulation.specimens import crystal_block as crystal_block
+    from .sources.frame_files import frame_file as frame_file
+    from .sources.plugins import register_format as register_format
+    from .sources.vendor import VendorFile as VendorFile
     from .viewer.opening import view as view
 
 

@@ -140,6 +140,9 @@ layout = _options(
         default=None,
         help="Whether an array is (ky, kx, y, x) or (y, x, ky, kx), where the file does not say it.",
     ),
+    click.option(
+        "--format", metavar="FILE|NAME", help="What opens the file: a format of your own (my_format.py) or one by name."
+    ),
 )
 calibration = _options(
     click.option("--scan-step", type=Pair(), help='Between probe positions, such as "0.32 Å"; "y, x" if they differ.'),

@@ -60,11 +60,19 @@ class FrameError(InputError):
     """A file holds several scans, and none of them, or one that it does not hold, was asked for."""
 
 
-class ReductionError(InputError):
-    """A reduction of a user's own fails, or does not give what it says; its cause is the user's own error."""
+class OwnCodeError(InputError):
+    """Code of a user's own fails, or gives what does not fit; its cause is the error that it raised."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _caused, (type(self), str(self), _pickled(self.__cause__))
+
+
+class ReductionError(OwnCodeError):
+    """A reduction of a user's own fails, or does not give what it says."""
+
+
+class FormatError(OwnCodeError):
+    """A format of a user's own is none, fails, or does not give a scan; or several claim the same file."""
 
 
 class RecipeError(InputError):

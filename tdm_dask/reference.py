@@ -21,6 +21,7 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "Data in and out": (
         *("counts.opening", "counts.arrival", "conversion.conversion", "reading.store", "axes", "signals.conversion"),
     ),
+    "A format of your own": ("sources.plugins", "sources.frame_files", "sources.vendor", "reading.blocks"),
     "Counts": ("counts.statistics", "counts.regions", "counts.thinning", "counts.reduction"),
     "The detector": (
         *("detector.calibration", "detector.descan", "detector.conventional_masks", "detector.radial_profiles"),

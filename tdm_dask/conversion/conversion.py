@@ -88,6 +88,7 @@ def convert(
     skip_first: int | None = None,
     allow_partial: bool = False,
     detector_first: bool | None = None,
+    format: Any = None,
     compression: str | None = "lz4",
     resume: bool = True,
     overwrite: bool = False,
@@ -106,7 +107,7 @@ def convert(
         expression.
     store : path, URL or zarr store object
         Where to write.
-    scan_shape, frame, detector_shape, dtype, offset, gap, flyback, skip_first, allow_partial, detector_first
+    scan_shape, frame, detector_shape, dtype, offset, gap, flyback, skip_first, allow_partial, detector_first, format
         As in `open`; `convert_stack` converts every frame. Probe positions without a frame are marked in the store and
         left out of every statistic.
     scan_step : float, str or (y, x) pair, optional
@@ -139,6 +140,8 @@ def convert(
         If shards read back differ from the source; they are removed, and the next call writes them anew.
     ScanShapeError, InputError
         If the request does not fit the source.
+    FormatError
+        If a format of your own fails, or several claim the source.
 
     Examples
     --------
@@ -152,11 +155,11 @@ def convert(
         raise InputError(f"The compression is {compression!r}; expected one of {list(COMPRESSIONS)}.")
     layout = {"scan_shape": scan_shape, "frame": frame, "detector_shape": detector_shape, "dtype": dtype}
     layout |= {"offset": offset or None, "gap": gap or None}
-    trim = {"flyback": flyback or None, "skip_first": skip_first, "allow_partial": allow_partial or None}
-    trim |= {"detector_first": detector_first}
+    trim: dict[str, Any] = {"flyback": flyback or None, "skip_first": skip_first, "detector_first": detector_first}
+    trim |= {"allow_partial": allow_partial or None}
     trim = {name: value for name, value in trim.items() if value is not None}
     layout |= trim
-    given = {name: value for name, value in layout.items() if value is not None}
+    given = {name: value for name, value in (layout | {"format": format}).items() if value is not None}
     metadata: dict[str, Any] = {}
     if not isinstance(source, xr.DataArray) and "://" in os.fspath(source):
         source = stores.open_store(source)
@@ -177,6 +180,8 @@ def convert(
         findings = [*file.doubts, *file.findings]
         description = {**file.identity, "reader": file.reader, "frame": frame, "findings": findings}
         metadata = file.metadata
+        if file.format:  # another one may give other counts
+            trim["format"] = file.format
     if counts.dtype.kind == "f" and counts.dtype.itemsize not in (4, 8):
         raise CountsError(f"The counts have dtype {counts.dtype}; convert them to float32 or float64 first.")
     whole_shape = counts.shape

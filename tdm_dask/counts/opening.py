@@ -34,6 +34,7 @@ def open(
     skip_first: int | None = None,
     allow_partial: bool = False,
     detector_first: bool | None = None,
+    format: Any = None,
 ) -> xr.DataArray:
     """A store or a vendor's file as lazy labelled counts; only its header is read.
 
@@ -60,6 +61,10 @@ def open(
         Whether an array of four dims in a generic file (.npy, HDF5, zarr, .dm4, ...) is (ky, kx, y, x) and not
         (y, x, ky, kx). By default the names and units of its axes say it, or it is (y, x, ky, kx); a warning says it
         if a few of its counts speak against that.
+    format : path, str, module or object, optional
+        What opens the file, whatever its extension and first bytes say: a format of your own, as the Python file or the
+        object that it is (see `register_format`), or the name of one that is registered, installed, or of this package.
+        By default one of this package, or of your own where none of these knows the file.
 
     Returns
     -------
@@ -73,6 +78,8 @@ def open(
         If the file is missing, damaged or of an unknown format.
     ScanShapeError
         If its frames do not fill the scan.
+    FormatError
+        If a format of your own fails, or several claim the file.
     StoreError, IncompleteStoreError
         If the store cannot be read, or its conversion has not finished.
 
@@ -84,7 +91,7 @@ def open(
     >>> open(path, scan_shape=(2, 3)).sizes
     Frozen({'y': 2, 'x': 3, 'ky': 4, 'kx': 4})
     """
-    if isinstance(path, Store) or is_store(path):
+    if isinstance(path, Store) or (format is None and is_store(path)):
         return open_store(path)
     file = open_vendor(
         os.fspath(path),
@@ -98,6 +105,7 @@ def open(
         skip_first=skip_first,
         allow_partial=allow_partial,
         detector_first=detector_first,
+        format=format,
     )
     warn_of_doubts(file)
     return label_vendor(file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,7 +49,47 @@ class Block:
 
 
 class Source(ABC):
-    """One scan that can be read in parts. Subclasses are picklable values without open handles."""
+    """Where the counts of one scan come from: a small picklable value, without open handles, that reads any part.
+
+    `tdm_dask.frame_file` makes one of frames that lie at equal distances in a file. For others, derive a frozen
+    dataclass from it that has a `path` or whatever `read` needs, `shape`, `dtype`, and `read`. Tasks on other threads,
+    processes and machines call `read`, each for its part, and open the file there.
+
+    Attributes
+    ----------
+    shape : (int, int, int, int)
+        (ny, nx, nky, nkx): probe positions and detector pixels.
+    dtype : dtype
+        Of the counts in memory, in native byte order.
+    counter_depth : int or None
+        Bits of the detector's counters, where they are known to be fewer than those of the dtype may be: what reaches
+        their maximum is reported as saturated.
+    shard_bytes : int or None
+        Bytes of a shard of a store that is written from this source, where a usual one would take too long to read.
+
+    Notes
+    -----
+    `tile`, the probe positions (y, x) that are best read together, is one line by default; a source that decompresses
+    more at once gives its own. `random_access` says whether single patterns are read as fast as lines.
+
+    Examples
+    --------
+    Patterns that a function makes, as a file that compresses each of them would be read:
+
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> import tdm_dask as tdm
+    >>> @dataclass(frozen=True)
+    ... class Ramp(tdm.Source):
+    ...     shape: tuple[int, int, int, int]
+    ...     dtype = np.dtype("uint16")
+    ...     def read(self, y0, y1, x0, x1):
+    ...         lines, columns = np.mgrid[y0:y1, x0:x1]
+    ...         patterns = 10 * lines + columns
+    ...         return np.tile(patterns[..., None, None], (1, 1, *self.shape[2:])).astype(self.dtype)
+    >>> Ramp((4, 5, 2, 2)).read(1, 2, 3, 5).tolist()
+    [[[[13, 13], [13, 13]], [[14, 14], [14, 14]]]]
+    """
 
     shape: Shape
     dtype: np.dtype
@@ -121,18 +161,38 @@ class Source(ABC):
 
     def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
         """As `read`, but in any byte order and with any strides; may lie in a buffer until the next call."""
-        return self.read(y.start, y.stop, x.start, x.stop)
+        return checked_read(self, y.start, y.stop, x.start, x.stop)
 
     def cropped(self, window: tuple[slice, slice, slice, slice]) -> Source:
         """A part of this scan, as a source."""
         return Crop(self, tuple(s.start for s in window), tuple(s.stop - s.start for s in window))
 
     def __dask_tokenize__(self) -> Any:
-        return type(self).__name__, *(tokenize(v) for v in self.identity())
+        kind = type(self)
+        return kind.__module__, kind.__qualname__, *(tokenize(v) for v in self.identity())
 
     def identity(self) -> tuple[Any, ...]:
-        """What makes two sources the same data."""
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)  # type: ignore[attr-defined]
+        """What makes two sources the same data: their fields, and the file at their path as it is now."""
+        values = vars(self) if not is_dataclass(self) else {f.name: getattr(self, f.name) for f in fields(self)}
+        path = values.get("path")
+        try:
+            status = os.stat(path) if isinstance(path, str) else None
+        except OSError:
+            status = None
+        return *values.values(), *(() if status is None else (status.st_size, status.st_mtime_ns))
+
+
+def checked_read(source: Source, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    """What a source reads of a window, or an error unless it is what was asked for: a source may be a user's own."""
+    counts = source.read(y0, y1, x0, x1)
+    expected = (y1 - y0, x1 - x0, *source.shape[2:])
+    if np.shape(counts) != expected or getattr(counts, "dtype", None) != source.dtype:
+        found = f"shape {np.shape(counts)} and dtype {getattr(counts, 'dtype', type(counts).__name__)}"
+        raise SourceError(
+            f"{type(source).__name__}.read gave counts of {found} for a window of {source.name}; expected {expected} "
+            f"and {source.dtype}."
+        )
+    return counts
 
 
 class Frames(Source):
@@ -226,10 +286,6 @@ class RawFrames(Frames):
             f"{self.path} ended at byte {size} while byte {needed} was being read; the file became shorter since it "
             "was opened: copy it again."
         )
-
-    def identity(self) -> tuple[Any, ...]:
-        status = os.stat(self.path)
-        return (*super().identity(), status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ..cluster.resources import cores
-from .blocks import Crop, InMemory, Source
+from .blocks import Crop, InMemory, Source, checked_read
 from .tasks import DataNode, Task, TaskRef
 
 # What one task reads: enough that its fixed cost (milliseconds, and its partial sums) does not count.
@@ -47,7 +47,7 @@ def as_dask(source: Source, chunk_bytes: int = CHUNK_BYTES, *, tile: tuple[int, 
 
 
 def _read(source: Source, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-    return source.read(y0, y1, x0, x1)
+    return checked_read(source, y0, y1, x0, x1)
 
 
 def source_of(array: Any) -> Source | None:

@@ -17,6 +17,7 @@ from ..axes import quantity, quantity_pair
 from ..errors import InputError, RecipeError
 from ..masks.ridge import RidgeOptions
 from ..shards.objects import check_address
+from ..sources.plugins import is_file_name
 
 Quantity = float | str
 
@@ -36,6 +37,7 @@ class SourceSection:
     skip_first: int | None = None
     allow_partial: bool | None = None
     detector_first: bool | None = None
+    format: str | None = None
     compression: str | None = None
 
     def __post_init__(self) -> None:
@@ -210,14 +212,23 @@ class Recipe:
         """Where the counts are: a path, or the address of a store."""
         return self.source.path if "://" in self.source.path else self.path_of(self.source.path)
 
+    def format_file(self) -> Path | None:
+        """The Python file of a format of the user's own, where the recipe names one."""
+        named = self.source.format
+        return self.path_of(named) if named is not None and is_file_name(named) else None
+
     def asks(self) -> dict[str, Any]:
         """All that decides the numbers, as plain values: equal for recipes that ask for the same."""
         asked = dataclasses.asdict(self)
         for key in ("folder", "text", "title", "notes"):
             del asked[key]
         asked["source"]["path"] = str(self.source_place())
+        if self.source.format is None:
+            del asked["source"]["format"]  # as if there were no such key
+        elif (file := self.format_file()) is not None:
+            asked["source"]["format"] = str(file)
         if self.evidence is None:
-            del asked["evidence"]  # as if there were no such section
+            del asked["evidence"]
         return asked
 
 

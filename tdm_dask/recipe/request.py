@@ -48,8 +48,10 @@ class Request:
     @property
     def reading(self) -> dict[str, Any]:
         """How a vendor file is converted: arguments of `tdm_dask.convert`."""
-        given = dataclasses.asdict(self.recipe.source)
-        return {key: value for key, value in given.items() if value is not None and key != "path"}
+        given = dataclasses.asdict(self.recipe.source) | {"path": None}
+        if (file := self.recipe.format_file()) is not None:
+            given["format"] = file
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -98,6 +100,8 @@ def read_request(recipe: str | Path | Mapping[str, Any] | Recipe) -> Request:
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     request = Request(plan, _sites(plan))
     _check_detectors(plan)
+    if (file := plan.format_file()) is not None and not file.is_file():
+        raise RecipeError(f"[source] format names {file}, which is not there; check the path.")
     if plan.masks.separate and plan.templates is not None and plan.templates.all_name:
         raise RecipeError(
             "[masks] separate does not go with [templates] all_name, for all columns are the sum of their kinds and "
@@ -207,11 +211,13 @@ def depends_on(request: Request) -> dict[str, Any]:
         "source": identity(source) if isinstance(source, Path) and source.is_file() else None,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
+    if (file := request.recipe.format_file()) is not None:
+        depends["format"] = identity(file)
     return dict(json.loads(json.dumps(depends)))
 
 
 def _same_counts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether converted counts serve: of the same file in the same way, with no calibration that is gone."""
     calibrated = [{key for key, value in d["recipe"]["calibration"].items() if value} for d in (before, now)]
-    same_file = before["source"] == now["source"] and before["recipe"]["source"] == now["recipe"]["source"]
-    return same_file and calibrated[0] <= calibrated[1]
+    same_file = all(before.get(name) == now.get(name) for name in ("source", "format"))
+    return same_file and before["recipe"]["source"] == now["recipe"]["source"] and calibrated[0] <= calibrated[1]

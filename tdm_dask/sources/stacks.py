@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError, SourceError
 from ..reading.blocks import BLOCK_BYTES, Block, Frames, RawFrames, Source, Window, bounding_box
 from ..reading.memory import Buffers
-from .vendor import FileState, check_state, file_state, native_dtype
+from .vendor import FileState, check_state, native_dtype
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,6 @@ class DetectorFirst(Source):
                     row[kx] = run.reshape(y1 - y0, nx)[:, x0:x1]
                 out[:, :, ky] = row.transpose(1, 2, 0)
         return out
-
-    def identity(self) -> tuple[Any, ...]:
-        return (*super().identity(), file_state(self.path))
 
 
 @dataclass(frozen=True)
@@ -393,9 +390,6 @@ class StackSource(Source):
                 if used is None or used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0].any():
                     counts = self.read(ys.start, ys.stop, xs.start, xs.stop)[..., ky, kx]
                     yield Block(ys, xs, ky, kx, np.ascontiguousarray(counts))
-
-    def identity(self) -> tuple[Any, ...]:
-        return (*super().identity(), file_state(self.path))
 
 
 def chunk_of(

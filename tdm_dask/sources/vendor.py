@@ -23,6 +23,8 @@ LONGEST_METADATA_ARRAY = 4096
 class VendorFile:
     """One scan in a vendor's file: where its counts come from and what the file says about them.
 
+    A format of your own gives one: by `tdm_dask.frame_file`, or with a `tdm_dask.Source` of its own.
+
     Attributes
     ----------
     path : str
@@ -55,6 +57,16 @@ class VendorFile:
         Whether the format, the file or the caller says that the scan's axes come before those of the detector.
     scans : int
         How many scans the file holds, of which this is one.
+    format : str
+        The format of a user's own that opened it, or one of this package that was asked for; else empty.
+
+    Examples
+    --------
+    >>> from tdm_dask.reading.blocks import InMemory
+    >>> counts = np.ones((2, 3, 4, 4), np.uint16)
+    >>> file = VendorFile("scan.abc", "ABC camera", InMemory(counts), acquisition={"energy_eV": 200e3})
+    >>> file.source.shape, file.data_path
+    ((2, 3, 4, 4), 'scan.abc')
     """
 
     path: str
@@ -72,6 +84,7 @@ class VendorFile:
     doubts: tuple[str, ...] = ()
     order_is_known: bool = True
     scans: int = 1
+    format: str = ""
 
     def __post_init__(self) -> None:
         if not self.data_path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import CountsError, InputError, ScanShapeError, SourceError
 from .. import hdf5
 from ..axis_order import doubts_about_order
+from ..plugins import Plugin, claiming, from_file, in_list, is_file_name, named, plugin_of, plugins
 from ..vendor import Request, VendorFile, file_size
 from . import (
     blockfile,
@@ -31,45 +32,57 @@ from . import (
 
 _Reader = Callable[[Request], VendorFile]
 
-_BY_MAGIC: tuple[tuple[bytes, _Reader], ...] = (
-    (merlin.MAGIC, merlin.open_merlin),
-    (blockfile.MAGIC, blockfile.open_blockfile),
-    (raw.NPY_MAGIC, raw.open_npy),
-    (hdf5.MAGIC, hdf5_formats.open_hdf5_scan),
-    (tia.MAGIC, tia.open_ser),
+
+@dataclass(frozen=True)
+class Known:
+    """A format that this package reads.
+
+    Attributes
+    ----------
+    name : str
+        By which it can be asked for.
+    open : callable
+    extensions : tuple of str
+    magic : bytes
+        What its files begin with; empty where that is of no use.
+    """
+
+    name: str
+    open: _Reader
+    extensions: tuple[str, ...] = ()
+    magic: bytes = b""
+
+
+_KNOWN = (
+    Known("merlin", merlin.open_merlin, ("mib", "hdr"), merlin.MAGIC),
+    Known("blockfile", blockfile.open_blockfile, ("blo",), blockfile.MAGIC),
+    Known("npy", raw.open_npy, ("npy",), raw.NPY_MAGIC),
+    Known("hdf5", hdf5_formats.open_hdf5_scan, ("hspy", "h5", "hdf5", "emd", "de5", "nxs", "app5"), hdf5.MAGIC),
+    Known("ser", tia.open_ser, ("ser",), tia.MAGIC),
+    Known("emi", tia.open_emi, ("emi",)),
+    Known("dm", digital_micrograph.open_dm, ("dm3", "dm4")),
+    Known("zarr", zarr_file.open_zarr_scan, ("zspy", "zarr")),
+    Known("mrc", mrc.open_mrc, ("mrc",)),
+    Known("tvips", tvips.open_tvips, ("tvips",)),
+    Known("prz", pantarhei.open_prz, ("prz",)),
+    Known("empad", empad.open_empad, ("xml",)),
+    Known("raw", raw.open_raw, ("raw", "bin", "dat")),
+    Known("rosettasciio", rosetta.open_with_rosettasciio, rosetta.EXTENSIONS),
 )
+_BY_EXTENSION = {extension: known for known in _KNOWN for extension in known.extensions}
 
 _ZIP = b"PK"
 
-_BY_EXTENSION: dict[str, _Reader] = {
-    **dict.fromkeys(("mib", "hdr"), merlin.open_merlin),
-    "blo": blockfile.open_blockfile,
-    "npy": raw.open_npy,
-    **dict.fromkeys(("hspy", "h5", "hdf5", "emd", "de5", "nxs", "app5"), hdf5_formats.open_hdf5_scan),
-    **dict.fromkeys(("dm3", "dm4"), digital_micrograph.open_dm),
-    **dict.fromkeys(("zspy", "zarr"), zarr_file.open_zarr_scan),
-    "mrc": mrc.open_mrc,
-    "tvips": tvips.open_tvips,
-    "ser": tia.open_ser,
-    "emi": tia.open_emi,
-    "prz": pantarhei.open_prz,
-    "xml": empad.open_empad,
-    "raw": raw.open_raw,
-    "bin": raw.open_raw,
-    "dat": raw.open_raw,
-    **dict.fromkeys(rosetta.EXTENSIONS, rosetta.open_with_rosettasciio),
-}
-
 
 def known_extensions() -> tuple[str, ...]:
-    """Extensions of the vendor files that can be opened.
+    """Extensions of the files that can be opened, those of formats of one's own among them.
 
     Examples
     --------
     >>> "mib" in known_extensions()
     True
     """
-    return tuple(sorted(_BY_EXTENSION))
+    return tuple(sorted({*_BY_EXTENSION, *(extension for plugin in plugins() for extension in plugin.extensions)}))
 
 
 def open_vendor(
@@ -85,6 +98,7 @@ def open_vendor(
     skip_first: int | None = None,
     allow_partial: bool = False,
     detector_first: bool | None = None,
+    format: Any = None,
 ) -> VendorFile:
     """Open a vendor's file: only its header is read, and a few counts where it leaves the order of the axes open.
 
@@ -117,6 +131,9 @@ def open_vendor(
     detector_first : bool, optional
         Whether an array of four dims is (ky, kx, y, x) and not (y, x, ky, kx). By default the names and units of its
         axes say it, or it is (y, x, ky, kx), and a few counts are read to see whether that can be.
+    format : path, str, module or object, optional
+        What opens the file, whatever its extension and first bytes say: a format of one's own (a Python file, or the
+        format itself), or the name of one that is registered, installed or of this package.
 
     Returns
     -------
@@ -132,6 +149,8 @@ def open_vendor(
         If it holds no real numbers, or is no scan of patterns.
     InputError
         If the arguments contradict each other or the file.
+    FormatError
+        If a format of one's own fails, or several claim the file.
 
     Examples
     --------
@@ -157,24 +176,71 @@ def open_vendor(
         allow_partial=bool(allow_partial),
         detector_first=None if detector_first is None else bool(detector_first),
     )
-    if zarr_file.is_zarr(request.path):
-        file = zarr_file.open_zarr_scan(request)
-    else:
-        file_size(request.path)
-        file = _reader(request)(request)
-    file = replace(file, scans=max(request.counted, default=1))
+    file = _opener(request, format)(request)
+    asked_for = format if isinstance(format, str) and not is_file_name(format) else ""
+    file = replace(file, scans=max(request.counted, default=1), format=file.format or asked_for)
     if file.order_is_known or file.doubts:
         return file
     return replace(file, doubts=tuple(doubts_about_order(file.source, file.valid_patterns)))
 
 
-def _reader(request: Request) -> _Reader:
+def _opener(request: Request, format: Any) -> _Reader:
+    """What opens a file: the format that was asked for; else one of this package; else one of a user's own."""
+    path = request.path
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; check the path.")
+    if format is not None:
+        return _asked_for(format).open
+    if zarr_file.is_zarr(path):
+        return zarr_file.open_zarr_scan
+    if path.is_file():
+        file_size(path)
+        known = _of_this_package(request)
+        if known is not None:
+            return known
+    plugin = claiming(path)
+    if plugin is not None:
+        return plugin.open
+    file_size(path)
+    if request.detector_shape is not None or request.dtype is not None:
+        return raw.open_raw
+    raise SourceError(
+        f'{request.name} has the extension "{path.suffix}", which is not known; known are '
+        f"{', '.join(known_extensions())}, any raw binary with scan_shape, detector_shape and dtype, and what a "
+        "format of your own opens."
+    )
+
+
+def _asked_for(format: Any) -> Known | Plugin:
+    """A format by its name or file, or the format itself."""
+    if is_file_name(format):
+        return from_file(format)
+    if not isinstance(format, str):
+        return plugin_of(format, "this session")
+    own = named(format)
+    found: list[Known | Plugin] = [*(known for known in _KNOWN if known.name == format), *own]
+    if not found:
+        names = sorted({*(known.name for known in _KNOWN), *(plugin.name for plugin in plugins())})
+        raise InputError(
+            f'There is no format "{format}"; known are {", ".join(names)}, and one of your own is given by its file, '
+            "such as my_format.py."
+        )
+    if len(found) > 1:
+        this = "the one of this package and " if len(found) > len(own) else ""
+        raise InputError(
+            f'Several formats have the name "{format}": {this}{in_list(own)}; give the one that is meant by its file.'
+        )
+    return found[0]
+
+
+def _of_this_package(request: Request) -> _Reader | None:
+    """The reader of this package for a file, or None where it knows neither its first bytes nor its extension."""
     extension = request.path.suffix[1:].lower()
     with open(request.path, "rb") as file:
         start = file.read(16)
-    for magic, reader in _BY_MAGIC:
-        if start.startswith(magic):
-            return reader
+    for known in _KNOWN:
+        if known.magic and start.startswith(known.magic):
+            return known.open
     if start.startswith(_ZIP) and extension in ("zip", "zspy", "zarr"):
         return zarr_file.open_zarr_scan
     described = request.detector_shape is not None or request.dtype is not None
@@ -182,14 +248,7 @@ def _reader(request: Request) -> _Reader:
         return empad.open_empad
     if extension == "xml" and not empad.is_empad_header(request.path):
         raise SourceError(f"{request.name} is not an EMPAD header; open the file that holds the counts.")
-    if extension not in _BY_EXTENSION:
-        if described:
-            return raw.open_raw
-        raise SourceError(
-            f'{request.name} has the extension "{request.path.suffix}", which is not known; known are '
-            f"{', '.join(known_extensions())}, and any raw binary with scan_shape, detector_shape and dtype."
-        )
-    return _BY_EXTENSION[extension]
+    return _BY_EXTENSION[extension].open if extension in _BY_EXTENSION else None
 
 
 def _pair(value: Sequence[int] | None, name: str, meaning: str, error: type[InputError]) -> tuple[int, int] | None:

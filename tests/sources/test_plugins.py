@@ -1,0 +1,595 @@
+"""Formats of one's own: opened, examined, converted and read on workers like any other, and wrong ones in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import textwrap
+import types
+import zlib
+
+import cloudpickle
+import dask
+import numpy as np
+import pytest
+from reading import random_counts, whole
+from small_stores import shard_files
+
+import tdm_dask as tdm
+from tdm_dask import errors
+from tdm_dask.reading.lazy import source_of
+from tdm_dask.sources import plugins
+from tdm_dask.sources.formats.registry import known_extensions, open_vendor
+
+# Frames one after the other, each after eight bytes of its own.
+FRAMES = '''
+import struct
+import tdm_dask as tdm
+
+name = "abc"
+extensions = ["abc"]
+
+def recognises(path, first_bytes):
+    return first_bytes.startswith(b"ABC1")
+
+def open(request):
+    with request.path.open("rb") as file:
+        header = struct.unpack("<4s4Hd", file.read(20))
+    return tdm.frame_file(
+        request, header[3:5], ">u2", reader="ABC camera", offset=28, gap=8, frames=header[1] * header[2],
+        scan_shape=header[1:3], scan_step=(header[5], header[5]), metadata={"magic": header[0]},
+        findings=["The camera was cold."],
+    )
+'''
+
+# Patterns that are compressed one by one: a source of its own, with what does not go into a pickle around it.
+PACKED = '''
+from __future__ import annotations
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+import numpy as np
+import tdm_dask as tdm
+
+name = "packed"
+extensions = [".PACKED"]
+HEADER = struct.Struct("<4H")
+
+@lru_cache
+def places(path: str, n: int) -> np.ndarray:
+    with open_file(path) as file:
+        return np.fromfile(file, "<u8", n + 1, offset=HEADER.size)
+
+open_file = __builtins__["open"] if isinstance(__builtins__, dict) else __builtins__.open
+
+@dataclass(frozen=True)
+class Zone:
+    edge: int
+
+@dataclass(frozen=True)
+class Packed(tdm.Source):
+    path: str
+    shape: tuple[int, int, int, int]
+    zone: Zone
+    dtype = np.dtype("uint16")
+
+    def read(self, y0, y1, x0, x1):
+        ny, nx, nky, nkx = self.shape
+        starts = places(self.path, ny * nx)
+        out = np.empty((y1 - y0, x1 - x0, nky, nkx), self.dtype)
+        with open_file(self.path, "rb") as file:
+            for y in range(y0, y1):
+                for x in range(x0, x1):
+                    file.seek(int(starts[y * nx + x]))
+                    data = zlib.decompress(file.read(int(starts[y * nx + x + 1] - starts[y * nx + x])))
+                    out[y - y0, x - x0] = np.frombuffer(data, "<u2").reshape(nky, nkx)
+        return out
+
+def open(request):
+    with request.path.open("rb") as file:
+        shape = HEADER.unpack(file.read(HEADER.size))
+    return tdm.VendorFile(str(request.path), "packed frames", Packed(str(request.path), shape, Zone(3)))
+'''
+
+
+def write_abc(path, counts, frames=None):
+    nky, nkx = counts.shape[2:]
+    data = struct.pack("<4s4Hd", b"ABC1", *counts.shape, 2.5)
+    for frame in counts.reshape(-1, nky, nkx)[:frames]:
+        data += b"a header" + frame.astype(">u2").tobytes()
+    path.write_bytes(data)
+    return path
+
+
+def write_packed(path, counts):
+    frames = [zlib.compress(frame.astype("<u2").tobytes()) for frame in counts.reshape(-1, *counts.shape[2:])]
+    starts = 8 + 8 * (len(frames) + 1) + np.cumsum([0, *map(len, frames)])
+    path.write_bytes(struct.pack("<4H", *counts.shape) + starts.astype("<u8").tobytes() + b"".join(frames))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_formats_of_others(monkeypatch):
+    monkeypatch.setattr(plugins, "_registered", {})
+
+
+@pytest.fixture
+def counts():
+    return random_counts((5, 6, 7, 8), "u2")
+
+
+@pytest.fixture
+def abc(tmp_path, counts):
+    """A file, and the format that opens it."""
+    (tmp_path / "abc_format.py").write_text(FRAMES)
+    return write_abc(tmp_path / "scan.abc", counts), tmp_path / "abc_format.py"
+
+
+@pytest.fixture
+def packed(tmp_path, counts):
+    (tmp_path / "packed format.py").write_text(PACKED)
+    return write_packed(tmp_path / "scan.packed", counts), tmp_path / "packed format.py"
+
+
+def an_object(name="own", opens=None, **parts):
+    return types.SimpleNamespace(name=name, open=opens or (lambda request: a_scan(request)), **parts)
+
+
+def a_scan(request, **options):
+    return tdm.frame_file(request, (2, 2), "u1", reader="own", **options)
+
+
+# What a format makes possible
+
+
+def test_a_file_opens_with_a_format_in_a_file(abc, counts):
+    opened = tdm.open(abc[0], format=abc[1])
+    np.testing.assert_array_equal(opened, counts)
+    assert opened.y.attrs["units"] == "angstrom"
+    assert float(opened.y[1]) == 2.5
+    assert "The camera was cold." in opened.attrs["findings"]
+    file = open_vendor(abc[0], format=str(abc[1]))
+    assert file.reader == "ABC camera, a format of the file abc_format.py"
+    assert file.metadata == {"magic": "ABC1"}
+
+
+def test_a_registered_format_opens_what_it_claims(abc, packed, counts):
+    with pytest.raises(errors.SourceError, match=r'extension ".abc", which is not known; .* a format of your own'):
+        tdm.open(abc[0])
+    for format in (abc[1], packed[1]):
+        tdm.register_format(format)
+    assert {"abc", "packed"} <= set(known_extensions())
+    for path in (abc[0], packed[0]):
+        np.testing.assert_array_equal(tdm.open(path), counts)
+    np.testing.assert_array_equal(tdm.open(abc[0].rename(abc[0].with_suffix(".unheard_of"))), counts)
+    np.testing.assert_array_equal(tdm.open(packed[0], format="packed"), counts)
+
+
+def test_frames_honour_all_that_is_asked_of_frames(abc, counts):
+    path, format = abc
+    flat = counts.reshape(30, 7, 8)
+    opened = tdm.open(path, format=format, scan_shape=(4, 5), flyback=1, skip_first=2)
+    np.testing.assert_array_equal(opened, flat[2:26].reshape(4, 6, 7, 8)[:, :5])
+    assert opened.y.attrs["units"] == "px"  # the step was that of another scan
+    write_abc(path, counts, frames=20)
+    with pytest.raises(errors.SourceError, match=r"20 whole frames, but its header announces 30; it is truncated"):
+        tdm.open(path, format=format)
+    partial = tdm.open(path, format=format, allow_partial=True)
+    assert int(partial["valid_patterns"].sum()) == 20
+    np.testing.assert_array_equal(partial.values.reshape(30, 7, 8)[:20], flat[:20])
+    with path.open("ab") as file:
+        file.write(b"a header and more")
+    with pytest.raises(errors.SourceError, match="truncated"):
+        tdm.open(path, format=format)
+    write_abc(path, counts)
+    with path.open("ab") as file:
+        file.write(b"the end")
+    assert "7 bytes follow the last frame and are not read." in "".join(tdm.open(path, format=format).attrs["findings"])
+    with pytest.raises(errors.InputError, match="describes its own layout, but dtype was given"):
+        tdm.open(path, format=format, dtype="u2")
+    with pytest.raises(errors.InputError, match="one scan, but frame=3"):
+        tdm.open(path, format=format, frame=3)
+
+
+def test_a_file_without_announcements_is_as_long_as_it_is(tmp_path):
+    path = tmp_path / "scan.own"
+    path.write_bytes(bytes(range(24)))
+    format = an_object()
+    np.testing.assert_array_equal(tdm.open(path, format=format, scan_shape=(2, 3))[1, 2], [[20, 21], [22, 23]])
+    path.write_bytes(bytes(range(25)))
+    with pytest.raises(errors.SourceError, match="6 whole frames and 1 bytes of another; it is truncated"):
+        tdm.open(path, format=format, scan_shape=(2, 3))
+    assert tdm.open(path, format=format, scan_shape=(2, 3), allow_partial=True).shape == (2, 3, 2, 2)
+    path.write_bytes(b"")
+    with pytest.raises(errors.SourceError, match="is empty"):
+        tdm.open(path, format=format, scan_shape=(2, 3))
+
+
+def test_a_folder_may_be_a_scan(tmp_path, packed, counts):
+    folder = tmp_path / "scan.folder"
+    folder.mkdir()
+    with pytest.raises(errors.SourceError, match="is a folder"):
+        tdm.open(folder)
+    inner = open_vendor(packed[0], format=packed[1])
+    tdm.register_format(an_object(extensions=["folder"], opens=lambda request: inner))
+    np.testing.assert_array_equal(tdm.open(folder), counts)
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes", "cluster"])
+def test_workers_read_sources_of_a_file_that_they_do_not_have(packed, counts, scheduler):
+    path, format = packed
+    opened = tdm.open(path, format=format)
+    format.unlink()
+    if scheduler == "cluster":
+        from distributed import Client, LocalCluster
+
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+            assert_mean(opened, counts)
+    else:
+        with dask.config.set(scheduler=scheduler):
+            assert_mean(opened, counts)
+
+
+def assert_mean(opened, counts):
+    np.testing.assert_array_equal(opened, counts)
+    np.testing.assert_allclose(tdm.pixel_statistics(opened)["mean"], counts.mean((0, 1)))
+
+
+def test_a_source_comes_back_from_any_pickle(packed, counts):
+    source = source_of(tdm.open(packed[0], format=packed[1]).data)
+    for dumps in (pickle.dumps, cloudpickle.dumps):
+        again = pickle.loads(dumps(source))
+        assert again == source
+        assert type(again) is type(source)
+    script = "import pickle, sys; print(pickle.load(sys.stdin.buffer).read(0, 5, 0, 6).sum())"
+    # What holds the source and something else of its file; in a process that knows nothing of it.
+    run = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(source), capture_output=True, check=True)
+    assert int(run.stdout) == counts.sum()
+
+
+def test_a_file_that_was_changed_is_another_format(packed, counts):
+    path, format = packed
+    first = tdm.open(path, format=format)
+    format.write_text(PACKED.replace("reshape(nky, nkx)", "reshape(nky, nkx)[::-1]"))
+    second = tdm.open(path, format=format)
+    assert first.data.name != second.data.name
+    np.testing.assert_array_equal(first, counts)
+    np.testing.assert_array_equal(second, counts[:, :, ::-1])
+
+
+def test_classes_and_errors_are_found_in_the_file(packed):
+    path, format = packed
+    format.write_text(PACKED.replace("nky, nkx = self.shape", "nky = self.shape"))
+    opened = tdm.open(path, format=format)
+    with pytest.raises(ValueError, match="too many values") as caught:
+        opened.compute(scheduler="synchronous")
+    assert str(caught.traceback[-1].path) == str(format)
+
+
+def test_a_file_that_is_being_written_is_followed(abc, counts):
+    path, format = abc
+    write_abc(path, counts, frames=3)
+    file = tdm.follow(path, format=format, poll=0.001, wait=lambda _: write_abc(path, counts))
+    seen = np.zeros_like(counts)
+    for y, x, block in file:
+        seen[y, x] = block
+    np.testing.assert_array_equal(seen, counts)
+
+
+# Which format opens a file
+
+
+def test_a_format_of_this_package_goes_first_unless_another_is_asked_for(tmp_path):
+    np.save(tmp_path / "scan.npy", np.ones((2, 3, 4, 4), np.uint16))
+    (tmp_path / "scan.raw").write_bytes(bytes(24))
+    own = an_object(extensions=["npy", "raw"], recognises=lambda path, first_bytes: True)
+    tdm.register_format(own)
+    assert tdm.open(tmp_path / "scan.npy").shape == (2, 3, 4, 4)
+    layout = {"scan_shape": (2, 3), "detector_shape": (2, 2), "dtype": "u1"}
+    assert "Raw binary as asked" in tdm.open(tmp_path / "scan.raw", **layout).attrs["findings"][0]
+    for asked in ("own", own):
+        assert open_vendor(tmp_path / "scan.npy", scan_shape=(10, 8), format=asked).reader.startswith("own")
+
+
+def test_a_format_of_this_package_can_be_asked_for(tmp_path):
+    path = tmp_path / "scan.unheard_of"
+    np.save(tmp_path / "scan.npy", np.ones((2, 3, 4, 4), np.uint16))
+    (tmp_path / "scan.npy").rename(path)
+    layout = {"detector_shape": (2, 4), "dtype": "u2"}
+    assert tdm.open(path, format="raw", offset=128, scan_shape=(4, 3), **layout).shape == (4, 3, 2, 4)
+    with pytest.raises(errors.InputError, match=r'no format "rwa"; known are .*raw, rosettasciio'):
+        tdm.open(path, format="rwa")
+
+
+def test_two_formats_that_claim_a_file_are_named(tmp_path):
+    path = tmp_path / "scan.abc"
+    path.write_bytes(b"ABC1" + bytes(24))
+    tdm.register_format(an_object("first", extensions=["abc"]))
+    tdm.register_format(an_object("second", extensions=["ABC"], opens=lambda r: a_scan(r, offset=4)))
+    with pytest.raises(errors.FormatError, match=r'claimed by the formats "first" .* and "second" .*format='):
+        tdm.open(path, scan_shape=(2, 3))
+    assert tdm.open(path, scan_shape=(2, 3), format="second").shape == (2, 3, 2, 2)
+    # One that recognises the file knows more than one that knows its extension.
+    tdm.register_format(
+        an_object("third", recognises=lambda p, start: start[:4] == b"ABC1", opens=lambda r: a_scan(r, offset=16))
+    )
+    assert tdm.open(path, scan_shape=(1, 3)).shape == (1, 3, 2, 2)
+
+
+def test_a_format_takes_the_place_of_one_of_its_name(tmp_path):
+    path = tmp_path / "scan.abc"
+    path.write_bytes(bytes(28))
+    for offset in (0, 4):
+        tdm.register_format(an_object(extensions=["abc"], opens=lambda r, offset=offset: a_scan(r, offset=offset)))
+    assert tdm.open(path, scan_shape=(2, 3)).shape == (2, 3, 2, 2)
+    tdm.register_format(an_object("raw", extensions=["other"]))
+    with pytest.raises(errors.InputError, match='Several formats have the name "raw": the one of this package and'):
+        tdm.open(path, format="raw")
+
+
+def test_a_format_that_cannot_say_whether_a_file_is_its_own_is_named_and_passed_over(abc, counts):
+    tdm.register_format(an_object("sick", recognises=lambda path, first_bytes: 1 / 0))
+    tdm.register_format(abc[1])
+    with pytest.warns(UserWarning, match='"sick" .*cannot tell whether scan.abc is its own: ZeroDivisionError'):
+        np.testing.assert_array_equal(tdm.open(abc[0]), counts)
+
+
+# Mistakes
+
+
+def gives(**parts):
+    return lambda request: tdm.VendorFile(str(request.path), "own", **{"source": ramp(), **parts})
+
+
+def ramp(shape=(2, 3, 4, 5), dtype="uint16", read=None, **parts):
+    class Ramp(tdm.Source):
+        def read(self, y0, y1, x0, x1):
+            return np.zeros((y1 - y0, x1 - x0, *shape[2:]), dtype)
+
+    made = Ramp()
+    made.shape, made.dtype = shape, np.dtype(dtype)
+    for name, value in parts.items():
+        setattr(made, name, value)
+    return made
+
+
+MISTAKES = {
+    "no name": (types.SimpleNamespace(open=print), 'the name None; expected a text such as name = "abc"'),
+    "no open": (types.SimpleNamespace(name="own"), r'"own" of this session has no function open\(request\)'),
+    "a class": (type("Own", (), {"name": "own"}), "is the class Own; expected an object"),
+    "extensions that are one text": (an_object(extensions="abc"), "has extensions 'abc'; expected a list"),
+    "recognises that is a text": (an_object(recognises="abc"), "has a recognises that is no function"),
+    "it fails": (an_object(opens=lambda request: {}["NX"]), r"could not open scan.own: KeyError: 'NX'"),
+    "it gives nothing": (an_object(opens=lambda request: None), "gave, for scan.own, NoneType instead of a tdm_dask.V"),
+    "its source is none": (an_object(opens=gives(source=np.zeros(3))), "ndarray instead of a tdm_dask.Source"),
+    "its shape is none": (an_object(opens=gives(source=ramp((2, 3, 4)))), r"counts of shape \(2, 3, 4\); expected"),
+    "its dtype is another machine's": (an_object(opens=gives(source=ramp(dtype=">u2"))), "dtype >u2; expected native"),
+    "its dtype is complex": (an_object(opens=gives(source=ramp(dtype="c8"))), "dtype <c8; expected"),
+    "its flags are of another shape": (
+        an_object(opens=gives(valid_pixels=np.ones((2, 3), bool))), r"valid_pixels that are no booleans of .*\(4, 5\)"
+    ),
+    "its step is a number": (an_object(opens=gives(scan_step=(0.0, 1.0))), r"scan_step \(0.0, 1.0\); expected two pos"),
+    "its source holds an open file": (
+        an_object(opens=lambda r: gives(source=ramp(file=r.path.open("rb")))(r)), "cannot be sent to other processes"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def a_file(tmp_path):
+    (tmp_path / "scan.own").write_bytes(bytes(24))
+    return tmp_path / "scan.own"
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_of_a_format_are_one_sentence_with_its_name(a_file, case):
+    format, match = MISTAKES[case]
+    with pytest.raises(errors.FormatError, match=match) as caught:
+        tdm.open(a_file, format=format)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (None, r"cannot be read \(No such file or directory\)"),
+        ("name = 'own\n", "cannot be run: SyntaxError"),
+        ("import no_such_package", "cannot be run: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("x = 1", "of the file own.py has the name None"),
+    ],
+)
+def test_a_file_that_is_no_format_is_said_to_be_none(a_file, text, match):
+    format = a_file.with_name("own.py")
+    if text is not None:
+        format.write_text(text)
+    for _ in range(2):
+        with pytest.raises(errors.FormatError, match=match):
+            tdm.open(a_file, format=format)
+    with pytest.raises(errors.FormatError, match=match):
+        tdm.register_format(str(format))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"scan_shape": (2, 3)}, {"frame": 0}, {"detector_shape": (4, 5)}, {"dtype": "u2"}, {"offset": 1}, {"gap": 1},
+        {"flyback": 1}, {"skip_first": 0}, {"allow_partial": True}, {"detector_first": False},
+    ],
+)  # fmt: skip
+def test_what_a_format_does_not_look_at_cannot_be_given(a_file, given):
+    [name] = given
+    with pytest.raises(errors.InputError, match=rf'format "own" \(this session\) does not use {name}; leave it out'):
+        tdm.open(a_file, format=an_object(opens=gives()), **given)
+
+    def looks(request):
+        getattr(request, name)
+        return gives()(request)
+
+    assert tdm.open(a_file, format=an_object(opens=looks), **given).shape == (2, 3, 4, 5)
+
+
+def test_a_scan_of_another_shape_than_the_one_given_is_refused(a_file):
+    def looks(request):
+        return gives(findings=(f"{request.scan_shape}",))(request)
+
+    with pytest.raises(errors.ScanShapeError, match=r"scan of \(2, 3\) positions, but scan_shape \(3, 2\) was given"):
+        tdm.open(a_file, format=an_object(opens=looks), scan_shape=(3, 2))
+
+
+@pytest.mark.parametrize("read", [np.zeros((2, 3, 4, 4), "u2"), np.zeros((2, 3, 4, 5)), [[1, 2]]])
+def test_a_source_that_reads_something_else_is_no_wrong_number(a_file, read):
+    source = ramp()
+    type(source).read = lambda self, *window: read
+    opened = tdm.open(a_file, format=an_object(opens=gives(source=source)))
+    for result in (opened, tdm.pixel_statistics(opened)):
+        with pytest.raises(errors.SourceError, match=r"Ramp\.read gave counts of shape"):
+            result.compute(scheduler="synchronous")
+
+
+def test_a_format_that_was_interrupted_says_what_others_say(a_file):
+    def opens(request):
+        raise errors.SourceError("The header is damaged; copy the file again.")
+
+    with pytest.raises(errors.SourceError, match=r"^The header is damaged; copy the file again\.$"):
+        tdm.open(a_file, format=an_object(opens=opens))
+
+
+# From the command line, from recipes and from packages
+
+
+def command(*words, folder, check=True, **environment):
+    paths = os.pathsep.join([*filter(None, [environment.pop("extra", "")]), *sys.path])
+    run = subprocess.run(
+        [sys.executable, "-m", "tdm_dask", *map(str, words)], cwd=folder, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+    assert not check or run.returncode == 0, run.stderr
+    return run
+
+
+def test_the_command_line_converts_with_a_format_in_a_file_on_workers(packed, tmp_path, counts):
+    counts = counts.copy()
+    counts[:, :, 3, 4] = 65535
+    write_packed(packed[0], counts)
+    info = json.loads(command("info", "scan.packed", "--format", "packed format.py", "--json", folder=tmp_path).stdout)
+    assert info["shape"] == list(counts.shape)
+    assert any("saturated" in finding for finding in info["findings"])
+    assert "read by packed frames, a format of the file packed format.py" in info["findings"]
+    assert info["commands"][0].startswith("tdm convert scan.packed scan.zarr --format 'packed format.py'")
+    convert = ("convert", "scan.packed", "scan.zarr", "--format", "packed format.py", "--workers", 2)
+    text = command(*convert, folder=tmp_path).stdout
+    assert "saturated, at (ky, kx) = (3, 4)" in text
+    stored = tdm.open(tmp_path / "scan.zarr")
+    np.testing.assert_array_equal(stored, counts)
+    before = shard_files(tmp_path / "scan.zarr")
+    command(*convert, folder=tmp_path)
+    assert shard_files(tmp_path / "scan.zarr") == before
+
+
+def test_the_command_line_refuses_in_one_sentence(abc, tmp_path, counts):
+    write_abc(abc[0], counts, frames=11)
+    for words, sentence in (
+        (("convert", "scan.abc", "scan.zarr", "--format", "abc_format.py"), "11 whole frames, but its"),
+        (("info", "scan.abc", "--format", "no_format.py"), "no_format.py cannot be read"),
+        (("info", "scan.abc", "--format", "abd"), 'There is no format "abd"'),
+        (("info", "scan.abc"), 'has the extension ".abc", which is not known'),
+    ):
+        run = command(*words, folder=tmp_path, check=False)
+        assert run.returncode == 2
+        assert sentence in run.stderr
+        assert len(run.stderr.splitlines()) == 1
+    assert not (tmp_path / "scan.zarr").exists()
+
+
+def test_a_conversion_does_not_go_on_with_another_format(packed, tmp_path):
+    path, format = packed
+    tdm.convert(path, tmp_path / "scan.zarr", format=format)
+    tdm.convert(path, tmp_path / "scan.zarr", format=format)
+    format.write_text(PACKED.replace("reshape(nky, nkx)", "reshape(nky, nkx)[::-1]"))
+    with pytest.raises(errors.StoreError, match="converted from another file or in another way"):
+        tdm.convert(path, tmp_path / "scan.zarr", format=format)
+    with pytest.raises(errors.InputError, match="format describes a file"):
+        tdm.convert(tdm.open(tmp_path / "scan.zarr"), tmp_path / "other.zarr", format=format)
+
+
+def test_a_recipe_names_a_format_by_its_own_folder(packed, tmp_path, monkeypatch):
+    distance = np.hypot(*(np.mgrid[:20, :20] - 9.5))
+    counts = np.random.default_rng(0).poisson(np.where(distance < 6, 40, 0.5), (5, 6, 20, 20)).astype("u2")
+    write_packed(packed[0], counts)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = tmp_path / "recipe.toml"
+    text = """
+        [source]
+        path = "scan.packed"
+        format = "packed format.py"
+
+        [calibration]
+        pixel_size = "1 mrad"
+
+        [detectors]
+        all = "disk:30"
+        """
+    recipe.write_text(textwrap.dedent(text))
+    result = tdm.run_recipe(recipe, tmp_path / "out")
+    np.testing.assert_array_equal(result.counts, counts)
+    assert "images" in result.seconds
+    assert "images" not in tdm.run_recipe(recipe, tmp_path / "out").seconds
+    packed[1].write_text(PACKED + "\n")
+    os.utime(packed[1], (1e9, 1e9))
+    with pytest.raises(errors.RecipeError, match="results of another recipe, or of other files"):
+        tdm.run_recipe(recipe, tmp_path / "out")
+    packed[1].unlink()
+    with pytest.raises(errors.RecipeError, match=r"\[source\] format names .*packed format.py, which is not there"):
+        tdm.run_recipe(recipe, tmp_path / "out")
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """A folder with three installed packages that bring formats, one of which cannot be imported."""
+    folder = tmp_path / "site"
+    for package, text in {
+        "abc_format": FRAMES.replace("import struct", "import struct, sys\nprint('imported', file=sys.stderr)", 1),
+        "broken_format": "import no_such_package",
+        "nameless_format": "x = 1",
+    }.items():
+        information = folder / f"{package}-1.2.dist-info"
+        information.mkdir(parents=True)
+        (folder / f"{package}.py").write_text(text)
+        name = package.replace("_", "-")
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        (information / "entry_points.txt").write_text(f"[tdm_dask.formats]\n{package} = {package}\n")
+    return folder
+
+
+def test_installed_packages_bring_formats(packages, abc, tmp_path, counts):
+    run = command("info", "scan.abc", folder=tmp_path, extra=str(packages))
+    assert "read by ABC camera, a format of the package abc-format 1.2" in run.stdout
+    assert "The camera was cold." in run.stdout
+    notes = [line for line in run.stderr.splitlines() if line.startswith("tdm: note:")]
+    assert len(notes) == 2
+    assert 'The format "broken_format" of the package broken-format 1.2 cannot be used' in " ".join(notes)
+    assert "nameless-format 1.2" in " ".join(notes)
+    command("convert", "scan.abc", "scan.zarr", "--workers", 2, folder=tmp_path, extra=str(packages))
+    np.testing.assert_array_equal(tdm.open(tmp_path / "scan.zarr"), counts)
+
+
+def test_packages_are_not_imported_for_files_that_are_known_without_them(packages, tmp_path):
+    np.save(tmp_path / "scan.npy", np.ones((2, 3, 4, 4), np.uint16))
+    run = command("info", "scan.npy", folder=tmp_path, extra=str(packages))
+    assert run.stderr == ""
+    run = command("info", "scan.unheard_of", folder=tmp_path, extra=str(packages), check=False)
+    assert "does not exist" in run.stderr
+    (tmp_path / "scan.unheard_of").write_bytes(b"?")
+    run = command("info", "scan.unheard_of", folder=tmp_path, extra=str(packages), check=False)
+    assert "abc, app5" in run.stderr.splitlines()[-1]
+
+
+def test_what_is_read_is_what_the_blocks_are(packed, counts):
+    file = open_vendor(packed[0], format=packed[1])
+    np.testing.assert_array_equal(whole(file), counts)
