@@ -241,7 +241,7 @@ def _check(reduction: Any) -> None:
     leading = dims[:-2] if sound and kind_of(reduction) != "other" else dims
     if not sound or set(leading) & set(DIMS):
         raise ReductionError(
-            f'{name}.dims is {dims!r}; expected names, of which the last two are ("ky", "kx") or ("y", "x") where the '
+            f'{name}.dims is {dims!r}; expected a tuple of names, with "ky", "kx" or "y", "x" at its end where the '
             "result is laid out over the detector or the scan."
         )
     needed = {

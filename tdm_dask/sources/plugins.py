@@ -240,10 +240,10 @@ def register_format(format: Any) -> None:
 _registered: dict[str, Plugin] = {}
 
 
-def plugins() -> list[Plugin]:
-    """The formats of this session and of installed packages, which are imported for this."""
+def plugins(*, installed: bool = True) -> list[Plugin]:
+    """The formats of this session and, if asked for, of installed packages, which are imported for this."""
     found = list(_registered.values())
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS) if installed else ():
         package = "a package" if entry.dist is None else f"the package {entry.dist.name} {entry.dist.version}"
         plugin = _of_entry_point(entry, package)
         found += [plugin] if plugin is not None else []
@@ -284,9 +284,9 @@ def claiming(path: Path) -> Plugin | None:
     return found[0] if found else None
 
 
-def named(name: str) -> list[Plugin]:
-    """The formats of that name."""
-    return [plugin for plugin in plugins() if plugin.name == name]
+def named(name: str, *, installed: bool) -> list[Plugin]:
+    """The formats of that name, with or without those of installed packages."""
+    return [plugin for plugin in plugins(installed=installed) if plugin.name == name]
 
 
 def in_list(found: Iterable[Plugin]) -> str:

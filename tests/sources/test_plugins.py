@@ -210,6 +210,22 @@ def test_a_file_without_announcements_is_as_long_as_it_is(tmp_path):
         tdm.open(path, format=format, scan_shape=(2, 3))
 
 
+def test_a_file_may_hold_several_scans(packed, tmp_path, counts):
+    def opens(request):
+        if request.frame is None:
+            raise errors.FrameError("Say which scan.")
+        file = open_vendor(packed[0], format=packed[1])
+        lines = (slice(0, 2), slice(2, 4), slice(4, 5))[request.frame]
+        whole_lines = (slice(0, n) for n in counts.shape[1:])
+        return tdm.VendorFile(file.path, "own", file.source.cropped((lines, *whole_lines)), scans=3)
+
+    format = an_object(opens=opens)
+    np.testing.assert_array_equal(tdm.open(packed[0], format=format, frame=1), counts[2:4])
+    with pytest.raises(errors.FrameError, match="Say which"):
+        tdm.open(packed[0], format=format)
+    assert [scan.shape[0] for scan in tdm.convert_stack(packed[0], tmp_path / "all.zarr", format=format)] == [2, 2, 1]
+
+
 def test_a_folder_may_be_a_scan(tmp_path, packed, counts):
     folder = tmp_path / "scan.folder"
     folder.mkdir()

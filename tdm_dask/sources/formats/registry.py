@@ -178,7 +178,7 @@ def open_vendor(
     )
     file = _opener(request, format)(request)
     asked_for = format if isinstance(format, str) and not is_file_name(format) else ""
-    file = replace(file, scans=max(request.counted, default=1), format=file.format or asked_for)
+    file = replace(file, scans=max(request.counted, default=file.scans), format=file.format or asked_for)
     if file.order_is_known or file.doubts:
         return file
     return replace(file, doubts=tuple(doubts_about_order(file.source, file.valid_patterns)))
@@ -217,8 +217,9 @@ def _asked_for(format: Any) -> Known | Plugin:
         return from_file(format)
     if not isinstance(format, str):
         return plugin_of(format, "this session")
-    own = named(format)
-    found: list[Known | Plugin] = [*(known for known in _KNOWN if known.name == format), *own]
+    known = [known for known in _KNOWN if known.name == format]
+    own = named(format, installed=not known)
+    found: list[Known | Plugin] = [*known, *own]
     if not found:
         names = sorted({*(known.name for known in _KNOWN), *(plugin.name for plugin in plugins())})
         raise InputError(
@@ -226,7 +227,7 @@ def _asked_for(format: Any) -> Known | Plugin:
             "such as my_format.py."
         )
     if len(found) > 1:
-        this = "the one of this package and " if len(found) > len(own) else ""
+        this = "the one of this package and " if known else ""
         raise InputError(
             f'Several formats have the name "{format}": {this}{in_list(own)}; give the one that is meant by its file.'
         )
