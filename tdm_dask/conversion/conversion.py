@@ -50,6 +50,7 @@ from ..shards.sharded_array import ahead
 from ..sources.faults import faults, without_nan
 from ..sources.formats.registry import open_vendor
 from ..sources.repeats import repeated
+from ..sources.vendor import telling
 from .job import (
     Job,
     check_shard,
@@ -361,8 +362,8 @@ def _same(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
 
     def essence(of: Mapping[str, Any]) -> Any:
         source = of.get("source")
-        known = source.items() if isinstance(source, Mapping) else ()
-        return {k: v for k, v in known if k not in ("reader", "findings")}, of.get("request")
+        known = telling(source) if isinstance(source, Mapping) else {}
+        return {k: v for k, v in known.items() if k not in ("reader", "findings")}, of.get("request")
 
     return essence(found) == essence(attributes)
 

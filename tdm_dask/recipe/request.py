@@ -19,7 +19,7 @@ from ..errors import InputError, RecipeError
 from ..masks.templates import binary_template, gaussian_template, read_sites
 from ..reading.store import is_complete, is_store
 from ..shards.objects import get, list_keys, object_size, resolve, within
-from ..sources.vendor import identity
+from ..sources.vendor import identities, telling
 from .recipe_file import Recipe, load_recipe
 
 COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
@@ -205,10 +205,11 @@ def _note(folder: str | Path) -> Any:
 def depends_on(request: Request) -> dict[str, Any]:
     """What results depend on, as in a note: the recipe, its sites, the file of counts as it is now, this package."""
     source = request.recipe.source_place()
+    file = telling(identities(source)[0]) if isinstance(source, Path) and source.is_file() else None
     depends = {
         "recipe": request.recipe.asks(),
         "sites": {kind: places.tolist() for kind, places in request.sites.items()},
-        "source": identity(source) if isinstance(source, Path) and source.is_file() else None,
+        "source": file,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
     if (file := request.recipe.format_file()) is not None:

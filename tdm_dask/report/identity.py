@@ -15,14 +15,11 @@ from ..axes import FINDINGS
 from ..reading.store import read_attributes
 from ..recipe.run import RecipeResult
 from ..shards.objects import StoreLike, resolve
-from ..sources.vendor import identity
 from ..words import bytes_text
 
 # Arrays that a conversion gathers in its one read: the sum of every pattern, the maximum of every pixel. Both are exact
 # for integers and the same however the counts are stored, which a mean of long integers need not be.
 GATHERED = ("total_counts", "pattern_maximum")
-# A file of this size was read a moment ago and is hashed in less than a second; a larger one is not read again.
-HASHED_BYTES = 2**28
 
 HOW = (
     "import hashlib, zarr; s = zarr.open_group({store}, mode='r'); "
@@ -66,17 +63,6 @@ def fingerprint_command(store: str | Path) -> str | None:
     return f'python -c "{HOW.format(store=repr(place), names=GATHERED)}"'
 
 
-def file_hash(path: Path, known: Mapping[str, Any]) -> str | None:
-    """SHA-256 of a whole file; None where it is large, not there, or no longer what `known` says of it."""
-    if not path.is_file() or path.stat().st_size > HASHED_BYTES:
-        return None
-    now = identity(path)
-    if any(now[key] != known.get(key) for key in ("size", "modified")):
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def was_converted(result: RecipeResult) -> bool:
     """Whether the recipe names a file that was converted, and no store."""
     return result.store != result.recipe.source_place()
@@ -87,13 +73,13 @@ def source_facts(result: RecipeResult) -> Iterator[tuple[str, str]]:
     attributes = read_attributes(resolve(result.store)) or {}
     source = attributes.get("source", {})
     if was_converted(result):
-        yield from _file_facts(result.recipe.source_place(), source, "file")
+        yield from _file_facts(source, "file")
     else:
         yield "store", str(result.recipe.source.path)
         if "id" in attributes:
             yield "id of the store", str(attributes["id"])
         if source:
-            yield from _file_facts(None, source, "converted from")
+            yield from _file_facts(source, "converted from")
     if source.get("frame") is not None:
         yield "scan of the file", f"number {source['frame']}"
     if source.get("reader"):
@@ -107,16 +93,14 @@ def source_facts(result: RecipeResult) -> Iterator[tuple[str, str]]:
         yield "what the checks found", " ".join(found)
 
 
-def _file_facts(place: str | Path | None, source: Mapping[str, Any], label: str) -> Iterator[tuple[str, str]]:
+def _file_facts(source: Mapping[str, Any], label: str) -> Iterator[tuple[str, str]]:
     yield label, str(source.get("name", "something unknown"))
     if "size" in source:
         yield "size", f"{source['size']:,} bytes".replace(",", " ") + f" ({bytes_text(source['size'])})"
     if "modified" in source:
         yield "modified", _moment(source["modified"])
-    if isinstance(place, Path):
-        found = file_hash(place, source)
-        if found is not None:
-            yield "SHA-256 of the file", found
+    if "sha256" in source:
+        yield "SHA-256 of the file", str(source["sha256"])
     for other in source.get("linked", ()):
         yield "with", f"{other['name']}, {bytes_text(other['size'])}, modified {_moment(other['modified'])}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from ..reading.blocks import Source
 
 # Longer arrays in a vendor's metadata (look-up tables, flat fields) are named, not copied.
 LONGEST_METADATA_ARRAY = 4096
+# The files of a scan that are no larger than this, all together, are known by their content, which takes less than a
+# second to read; others by their time.
+HASHED_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ class VendorFile:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, size in bytes and modification time of the file that holds the counts, and of those it links."""
-        found = identity(self.data_path)
-        return found | {"linked": [identity(path) for path in self.linked]} if self.linked else found
+        """Of the file that holds the counts, as `identities` has it, and of those it links."""
+        found, *linked = identities(self.data_path, *self.linked)
+        return found | {"linked": linked} if linked else found
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,33 @@ def identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     _, size, nanoseconds = file_state(path)
     modified = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
     return {"name": Path(path).name, "size": size, "modified": modified.isoformat()}
+
+
+def identities(*paths: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Identity of each of the files of a scan, with the SHA-256 of its content where all together are small."""
+    found = [identity(path) for path in paths]
+    if not all(map(os.path.isfile, paths)) or sum(file["size"] for file in found) > HASHED_BYTES:
+        return found
+    return [file | {"sha256": _sha256(path)} for file, path in zip(found, paths, strict=True)]
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def telling(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an identity tells a file from another one: its time only where its content is not known.
+
+    A file that was copied, or came with another installation, is the same file at another time.
+
+    Examples
+    --------
+    >>> telling({"name": "a.mib", "size": 1, "modified": "2026-01-01", "sha256": "0f"})
+    {'name': 'a.mib', 'size': 1, 'sha256': '0f'}
+    """
+    kept = {key: value for key, value in identity.items() if key != "modified" or "sha256" not in identity}
+    return kept | {"linked": [telling(file) for file in kept["linked"]]} if "linked" in kept else kept
 
 
 # Path, size and modification time in nanoseconds of a file as it was opened.

@@ -307,6 +307,41 @@ def test_a_source_that_changed_is_noticed(raw, tmp_path):
     np.testing.assert_array_equal(tdm.open(path).values, raw[2] + 1)
 
 
+def test_a_file_that_came_anew_is_the_same_file(raw, tmp_path):
+    """As one that was copied, or came with a package that was installed again: it has another time."""
+    source = tmp_path / "scan.raw"
+    options = raw_file(source, raw[2])
+    converted(tmp_path / "whole.zarr", str(source), **options)
+    stopped_after(tmp_path / "stopped.zarr", str(source), 5, **options)
+    os.utime(source, (1, 1))
+    whole = WatchedStore(LocalStore(tmp_path / "whole.zarr"))
+    for store in (whole, tmp_path / "stopped.zarr"):
+        np.testing.assert_array_equal(converted(store, str(source), **options).values, raw[2])
+    assert whole.written == []
+
+
+def test_a_large_file_at_another_time_is_another_file(raw, tmp_path, monkeypatch):
+    """To look at its content would take long."""
+    monkeypatch.setattr("tdm_dask.sources.vendor.HASHED_BYTES", raw[2].nbytes - 1)
+    source, path = tmp_path / "scan.raw", tmp_path / "scan.zarr"
+    options = raw_file(source, raw[2])
+    converted(path, str(source), **options)
+    os.utime(source, (1, 1))
+    with pytest.raises(errors.StoreError, match="converted from another file"):
+        converted(path, str(source), **options)
+
+
+def test_other_counts_at_the_same_time_are_another_file(raw, tmp_path):
+    source, path = tmp_path / "scan.raw", tmp_path / "scan.zarr"
+    options = raw_file(source, raw[2])
+    os.utime(source, (1, 1))
+    converted(path, str(source), **options)
+    raw_file(source, raw[2][::-1])
+    os.utime(source, (1, 1))
+    with pytest.raises(errors.StoreError, match="converted from another file"):
+        converted(path, str(source), **options)
+
+
 def test_without_resume_an_unfinished_store_is_an_error(raw, uninterrupted, tmp_path):
     path = tmp_path / "scan.zarr"
     stopped_after(path, str(raw[0]), 5, **raw[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +153,19 @@ def test_a_second_run_takes_up_every_finished_stage(demo):
     assert not {"correlate", "images"} & set(stages.names)
     xr.testing.assert_identical(again.images, demo.images)
     xr.testing.assert_identical(again.evaluation, demo.evaluation)
+
+
+def test_results_stand_when_the_file_of_counts_came_anew(tmp_path):
+    """As the sample of `tdm demo` does when the package is installed again."""
+    for name in ("lifepo4_001.mib", "lifepo4_001.hdr"):
+        shutil.copy(DEMO.parent / name, tmp_path)
+    recipe = asking(source={"path": str(tmp_path / "lifepo4_001.mib")}, detectors={"BF": "disk:10"})
+    del recipe["templates"]
+    run_recipe(recipe, tmp_path / "out")
+    os.utime(tmp_path / "lifepo4_001.mib", (1, 1))
+    stages = Stages()
+    run_recipe(recipe, tmp_path / "out", stage=stages)
+    assert "images" not in stages.names
 
 
 def test_a_run_that_failed_goes_on_after_its_last_finished_stage(tmp_path, demo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
 from tdm_dask.reading.lazy import as_dask, source_of
 from tdm_dask.sources import stacks
 from tdm_dask.sources.formats.registry import known_extensions, open_vendor
-from tdm_dask.sources.vendor import identity, plain
+from tdm_dask.sources.vendor import identities, identity, plain, telling
 
 
 @pytest.fixture
@@ -221,6 +222,22 @@ def test_identity_names_size_and_time(tmp_path):
     assert json.loads(json.dumps(found)) == found
     with pytest.raises(SourceError, match="cannot be read"):
         identity(tmp_path / "b.raw")
+
+
+def test_small_files_are_known_by_their_content_and_large_ones_by_their_time(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("a.raw", "b.raw")]
+    for path in paths:
+        path.write_bytes(b"counts")
+    whole = hashlib.sha256(b"counts").hexdigest()
+    before = identities(*paths)
+    assert [file["sha256"] for file in before] == [whole, whole]
+    os.utime(paths[0], (1, 1))
+    assert identities(*paths) != before
+    assert [*map(telling, identities(*paths))] == [*map(telling, before)]
+    assert identities(tmp_path) == [identity(tmp_path)]
+    monkeypatch.setattr("tdm_dask.sources.vendor.HASHED_BYTES", 11)  # one alone is small enough, two are not
+    assert identities(*paths) == [identity(path) for path in paths]
+    assert telling({"linked": identities(*paths)}) == {"linked": [identity(path) for path in paths]}
 
 
 def test_metadata_becomes_plain_json():
