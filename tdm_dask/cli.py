@@ -476,9 +476,7 @@ def image(store: str | Path, detector: str, out: str | Path, overwrite: bool, **
 @click.option("--bin", type=int, metavar="N", help="Sum N × N detector pixels for the page. [default: what fits]")
 @click.option("--proxy-memory", metavar="SIZE", help='Memory that the page may take for its counts, such as "2GiB".')
 @click.option("--recipe", type=local, help="A recipe to begin with, such as one that the page has saved.")
-@click.option(
-    "--out", type=Place(), help="Folder or s3:// address for what the page makes. [default: STORE-view, here]"
-)
+@click.option("--out", type=Place(), help="Folder for what the page makes. [default: STORE-view, here]")
 @click.option("--open/--no-open", "browser", default=None, help="Open a browser. [default: where it would be seen]")
 @computing
 def view_command(store: str | Path, browser: bool | None, out: str | Path | None, **options: Any) -> int:

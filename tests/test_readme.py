@@ -1,73 +1,100 @@
-"""The README: what it tells the user to do works as it stands."""
+"""The README: short, and what it tells the reader to do works as it stands, from a wheel, in a clean folder."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from importlib.resources import files
 
-import matplotlib
-import numpy as np
+import browser
 import pytest
+from documents import README, ROOT, Reader, blocks, installed
+from scipy.spatial import cKDTree
+from viewer.driver import Driver
 
-from tdm_dask.recipe.recipe_file import load_recipe
+import tdm_dask as tdm
 
-ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+pytest.importorskip("panel")
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
-
-
-def test_the_python_examples_make_images(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = blocks("python")[0]
-    assert len([line for line in code.splitlines() if "=" in line or "plot_image(" in line]) <= 10
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    image = names["image"]
-    assert image.dims == ("template", "y", "x")
-    assert (tmp_path / "li.png").stat().st_size > 1000
-    at_sites = image.sel(template="Li").sel(y=5.166, x=[3.005, 6.01, 9.015], method="nearest")
-    assert float(at_sites.min()) > 2 * float(image.std())
-    exec(compile(blocks("python")[1], "README.md", "exec"), names)
-    assert names["small"].sizes["ky"] < names["counts"].sizes["ky"] / 2
-    correlation = np.corrcoef(names["found"]["image"].values.ravel(), image.values.ravel())[0, 1]
-    assert correlation > 0.999
-    exec(compile(blocks("python")[2], "README.md", "exec"), names)
-    assert names["mask"].attrs["method"] == "ridge"
-    assert set(names["found"].sentences) == {"Li"}
-    matplotlib.use("agg")
-    exec(compile(blocks("python")[3], "README.md", "exec"), names)
-    assert names["mask"].axes_manager.signal_shape == names["counts"].shape[:1:-1]
+MOST_LINES = 145
+KINDS = ["Fe", "P+O", "O", "Li"]
 
 
-def test_the_recipe_example_is_a_recipe(tmp_path):
-    (tmp_path / "recipe.toml").write_text(blocks("toml")[0], encoding="utf-8")
-    recipe = load_recipe(tmp_path / "recipe.toml")
-    assert recipe.masks.scan_region == {"y": [0, 64]}
-    assert recipe.detectors["ADF"] == "adf:30:60"
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory) -> Reader:
+    """Who has done everything that the README says."""
+    place = tmp_path_factory.mktemp("readme")
+    reader = Reader(place / "work", installed(place))
+    reader.follow(README)
+    return reader
 
 
-def test_every_command_and_option_that_it_names_exists():
-    from tdm_dask.cli import tdm
-
-    lines = [line for block in blocks("sh") for line in block.splitlines() if "tdm " in line]
-    for line in lines:
-        words = line.split("#")[0].split("tdm ")[-1].split()
-        command = tdm.commands[words[0]]
-        known = {name for parameter in command.params for name in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known
-    assert len(lines) >= 7
+def test_it_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_the_files_that_it_points_to_are_there():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXT):
-        assert (ROOT / target).is_file(), target
+def test_all_of_it_runs_but_what_cannot(followed):
+    assert followed.differently == {
+        "pip install .": "installed from a wheel, with the packages of the tests",
+        'pip install ".[test]"': "installed from a wheel, with the packages of the tests",
+        'pip install ".[view]"': "installed from a wheel, with the packages of the tests",
+        "pytest": "is what runs this test",
+        "tdm view scan.zarr": "opened by its link and ended with Ctrl-C",
+    }
+    assert len(followed.said) == len(blocks(README)) == 4
+
+
+def test_the_package_is_that_of_the_wheel(followed):
+    place = followed._run(["python", "-c", "import tdm_dask; print(tdm_dask.__file__)"], blocks(README)[0])
+    assert place.startswith(str(followed.programs.parent / "lib"))
+
+
+def test_the_demo_leaves_its_report(followed):
+    assert "Fe" in (followed.folder / "tdm-demo" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_store_is_calibrated_and_its_page_opens(followed):
+    counts = tdm.open(followed.folder / "scan.zarr")
+    assert {counts[dim].attrs["units"] for dim in counts.dims} == {"angstrom", "mrad"}
+    (page,) = [said for said in followed.said.values() if "The page is at" in said]
+    assert "<h1>scan.zarr" in page
+    assert "42 x 42 probe positions, 38 x 38 detector pixels" in page
+    assert "The page is closed." in page
+
+
+def test_two_clicks_lead_from_a_crystal_to_ridge_masks_of_all_kinds(followed, tmp_path):
+    with (
+        tdm.view(followed.folder / "scan.zarr", out=tmp_path / "out") as view,
+        browser.visit(view.link) as seen,
+    ):
+        driver = Driver(view, seen)
+        driver.page.locator("input[type=file]").set_input_files(followed.folder / "workflows" / "LiFePO4.cif")
+        driver.until(lambda: list(view.choices.placed) == KINDS)
+        assert driver.message().startswith("The crystal lies on the image")
+        driver.button("ridge").click()
+        driver.until(lambda: driver.page.get_by_text("ridge mask of Fe").count())
+        text = README.read_text(encoding="utf-8")
+        section = text[text.index("## From a crystal file") : text.index("## The same in Python")]
+        labels = {" ".join(label.split()) for label in re.findall(r"\*+([A-Z][^*]+)\*+", section)}
+        for label in labels - {"Choose File"}:  # which is the browser's
+            assert driver.page.get_by_text(label).count(), label
+        assert len(labels) == 8
+        assert seen.troubles() == []
+
+
+def test_the_python_block_finds_all_columns_and_says_what_they_are_evidence_for(followed):
+    said = followed.said[blocks(README)[-1].name]
+    assert [line.partition(":")[0] for line in said.splitlines()] == KINDS
+    assert (followed.folder / "columns.png").stat().st_size > 10_000
+    found = tdm.read_sites(followed.folder / "sites.csv")
+    assert list(found) == KINDS
+    true = tdm.read_sites(files("tdm_dask") / "data" / "lifepo4_001_sites.json")
+    for kind in KINDS:
+        assert cKDTree(found[kind]).query(true[kind])[0].max() < 0.1  # angstrom
 
 
 @pytest.mark.skipif(not (ROOT / ".ci" / "run").is_file(), reason="only in the repository")
 def test_the_check_script_runs_the_test_command():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for command in blocks("sh")[1].strip().split(" && "):
+    (tests,) = [block for block in blocks(README) if "pytest" in block.text]
+    for command in tests.text.strip().split(" && "):
         assert command.replace("pip install", "pip install --quiet") in script
