@@ -13,8 +13,6 @@ from viewer.driver import Driver
 
 import tdm_dask as tdm
 
-pytest.importorskip("panel")
-
 MOST_LINES = 145
 KINDS = ["Fe", "P+O", "O", "Li"]
 
@@ -69,7 +67,7 @@ def test_two_clicks_lead_from_a_crystal_to_ridge_masks_of_all_kinds(followed, tm
         driver = Driver(view, seen)
         driver.page.locator("input[type=file]").set_input_files(followed.folder / "workflows" / "LiFePO4.cif")
         driver.until(lambda: list(view.choices.placed) == KINDS)
-        assert driver.message().startswith("The crystal lies on the image")
+        driver.until(lambda: driver.message().startswith("The crystal lies on the image"))
         driver.button("ridge").click()
         driver.until(lambda: driver.page.get_by_text("ridge mask of Fe").count())
         text = README.read_text(encoding="utf-8")

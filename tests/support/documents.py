@@ -135,7 +135,7 @@ class Reader:
 
     def _lay_out(self, text: str) -> None:
         for part in AT_HAND:
-            if f"{part}/" in text and not (self.folder / part).exists():
+            if re.search(rf"\b{part}\b", text) and not (self.folder / part).exists():
                 shutil.copytree(ROOT / part, self.folder / part, ignore=shutil.ignore_patterns("__pycache__"))
 
     def _toml(self, block: Block) -> str:
