@@ -4,8 +4,9 @@
     reader.follow(README)
     assert reader.differently == {...}  # what was not done as it stands, and what was done instead
 
-A block of `sh` is taken command by command, one of `python` runs as a script of its own, one of `toml` is kept as
-recipe.toml. What a test cannot do as it stands has a case of its own in `Reader.command`, and is listed.
+A block of `sh` is taken command by command; one of `python` runs as a script of its own. A block is kept as the file
+that the paragraph before it names, such as `recipe.toml`. What a test cannot do as it stands has a case of its own in
+`Reader.command`, and is listed.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ ROOT = Path(__file__).resolve().parents[2]
 README, PAGES = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
 # What of the repository a reader has at hand who stands in its folder, as the README says.
 AT_HAND = ("workflows", "tdm_dask/data", "tests/benchmarks")
+SUFFIXES = {"python": "py", "toml": "toml"}
 PATIENCE = 900  # seconds, for a command
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code of a page."""
+    """A block of code of a page; `file` is the name that the paragraph before it has for it."""
 
     page: Path
     line: int
     language: str
     text: str
+    file: str | None = None
 
     @property
     def name(self) -> str:
@@ -54,12 +57,14 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """All blocks of code of a page, those of a list too."""
-    text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^( *)```(\w+)\n(.*?)^\1```$", text, flags=re.DOTALL | re.MULTILINE)
-    return [
-        Block(page, text[: one.start()].count("\n") + 2, one[2], re.sub(f"^{one[1]}", "", one[3], flags=re.MULTILINE))
-        for one in found
-    ]
+    text, found = page.read_text(encoding="utf-8"), []
+    for one in re.finditer(r"^( *)```(\w+)\n(.*?)^\1```$", text, flags=re.DOTALL | re.MULTILINE):
+        indent, language, code = one.groups()
+        above = text[: one.start()]
+        files = re.findall(rf"`(\w+\.{SUFFIXES.get(language, '$')})`", above.rstrip().rpartition("\n\n")[2])
+        code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+        found.append(Block(page, above.count("\n") + 2, language, code, files[-1] if files else None))
+    return found
 
 
 def prose(page: Path) -> str:
@@ -139,11 +144,12 @@ class Reader:
                 shutil.copytree(ROOT / part, self.folder / part, ignore=shutil.ignore_patterns("__pycache__"))
 
     def _toml(self, block: Block) -> str:
-        (self.folder / "recipe.toml").write_text(block.text, encoding="utf-8")
+        if block.file is not None:
+            (self.folder / block.file).write_text(block.text, encoding="utf-8")
         return ""
 
     def _python(self, block: Block) -> str:
-        script = self.folder / f"{block.page.stem}_{block.line}.py"
+        script = self.folder / (block.file or f"{block.page.stem}_{block.line}.py")
         script.write_text(block.text, encoding="utf-8")
         return self._run(["python", str(script)], block)
 
