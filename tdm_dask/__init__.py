@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import accessor as _accessor  # noqa: F401  (registers counts.tdm)
+from . import renamed as _renamed
 
 __version__ = "0.1.0"
 
@@ -97,6 +98,7 @@ _HOME = {
     "run_recipe": "recipe.run",
     "label_counts": "axes",
     "view": "viewer.opening",
+    "scheduler": "cluster.schedulers",
     "progress_bar": "cluster.progress",
     "write_report": "report.writing",
 }
@@ -104,11 +106,14 @@ _MODULES = {"errors", "hyperspy"}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 
+_renamed.keep_modules()
+
 if TYPE_CHECKING:
     from . import errors as errors
     from . import hyperspy as hyperspy
     from .axes import label_counts as label_counts
     from .cluster.progress import progress_bar as progress_bar
+    from .cluster.schedulers import scheduler as scheduler
     from .columns.crystal import sites_from_cif as sites_from_cif
     from .columns.displacement import displacements as displacements
     from .columns.finding import find_columns as find_columns
@@ -194,7 +199,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    elif name in _MODULES:
+    elif name in _MODULES or name in _renamed.MOVED:
         value = importlib.import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -216,23 +216,20 @@ def missing_calibration(counts: xr.DataArray) -> list[str]:
     Examples
     --------
     >>> missing_calibration(label_counts(np.zeros((2, 2, 2, 2))))[0]
-    'The scan step is not known: scan_step gives it (--scan-step).'
+    'The scan step is not known: scan_step gives it.'
     """
     missing = []
     if any(unit_of(counts, dim) == "px" for dim in SCAN):
-        missing.append("The scan step is not known: scan_step gives it (--scan-step).")
+        missing.append("The scan step is not known: scan_step gives it.")
     if any(unit_of(counts, dim) == "px" for dim in DETECTOR):
         if "pixel_size_mrad" in counts.attrs:
-            missing.append("The optic axis is not known: calibrate finds it (tdm calibrate).")
+            missing.append("The optic axis is not known: calibrate finds it.")
         else:
             missing.append(
-                "The angle of a detector pixel is not known: calibrate finds it from semi_angle (tdm calibrate "
-                "--semi-angle), or takes pixel_size (--pixel-size)."
+                "The angle of a detector pixel is not known: calibrate finds it from semi_angle, or takes pixel_size."
             )
     if "energy_eV" not in counts.attrs:
-        missing.append(
-            "The beam energy is not known, which axes in 1/Å need: calibrate takes energy (tdm calibrate --energy)."
-        )
+        missing.append("The beam energy is not known, which axes in 1/Å need; give energy=... to calibrate.")
     return missing
 
 

@@ -36,6 +36,10 @@ class Shape(click.ParamType):
             self.fail(f'"{value}" is not two whole numbers such as 256x256.', param, ctx)
         return int(parts[0]), int(parts[1])
 
+    def written(self, value: tuple[int, int]) -> str:
+        """The option's text for a value."""
+        return "x".join(map(str, value))
+
 
 class Frame(click.ParamType):
     """The number of a scan in a stack, or "all"."""
@@ -58,6 +62,10 @@ class Pair(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         parts = [part.strip() for part in str(value).split(",")]
         return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def written(self, value: Any) -> str:
+        """The option's text for a value."""
+        return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Place(click.ParamType):
@@ -87,7 +95,9 @@ common = _options(
 )
 computing = _options(
     click.option(
-        "--scheduler", metavar="ADDRESS", help="Compute on a running dask cluster: address or scheduler file."
+        *("--scheduler", "address"),
+        metavar="ADDRESS",
+        help="Compute on a running dask cluster: address or scheduler file.",
     ),
     click.option(
         "--workers", type=int, metavar="N", help="Compute on N worker processes of this machine; with --slurm, jobs."
@@ -107,7 +117,7 @@ computing = _options(
 SESSION = (
     "as_json",
     "debug",
-    "scheduler",
+    "address",
     "workers",
     "memory",
     "cores",
@@ -277,13 +287,13 @@ def _run_recipe(recipe: Path, out: str | Path, overwrite: bool, notebook: bool, 
     plan.check()
     result = run_recipe(recipe, out, overwrite=overwrite, stage=stage)
     from .report.writing import write_report
-    from .shards.objects import within
+    from .shards.objects import path_in
 
     with stage("report"):
         report = write_report(result, plan, notebook=notebook)
     lines = [
         f"Report:   {report.page}",
-        f"Figures:  {within(result.out, 'figures')} ({len(report.figures)} PNG)",
+        f"Figures:  {path_in(result.out, 'figures')} ({len(report.figures)} PNG)",
         f"Counts:   {result.store}",
         f"Results:  {result.results}",
     ]
@@ -387,6 +397,9 @@ def verify(store: str | Path, **session: Any) -> int:
 @calibration
 @click.option("--energy", help='Beam energy, such as "200 keV".')
 @click.option("--rotation", help='Of the scan against the detector, such as "12 deg".')
+@click.option(
+    "--centre", type=float, nargs=2, metavar="KY KX", help="Of the bright-field disk, in pixels, if it is not found."
+)
 @computing
 def calibrate(store: str | Path, **options: Any) -> int:
     """Find the bright-field disk in a store's mean pattern, and write the calibrated axes into the store."""
@@ -498,7 +511,6 @@ def view_command(store: str | Path, browser: bool | None, out: str | Path | None
         from .viewer.opening import view_store
         from .viewer.server import has_display
 
-        options["memory"] = options.pop("proxy_memory")
         seen = has_display(os.environ, sys.platform) if browser is None else browser
         view_store(store, out=folder, browser=seen, stage=stage, **options)
         return Output("The page is closed.")

@@ -139,7 +139,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return f"{error.filename} may not be read or written; check its permissions"
     if isinstance(error, MemoryError):
-        return "The memory is full: use fewer --workers or a larger machine"
+        return "The memory is full: use fewer workers or a larger machine"
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.') or 'no message'}"
 
 

@@ -29,6 +29,7 @@ from .masks import templates
 from .masks.derivation import Method, Normalisation
 from .reading.blocks import Shards
 from .reading.lazy import in_small_chunks, source_of
+from .renamed import renamed
 from .shards.objects import StoreLike
 from .signals.conversion import from_signal, to_signal
 from .signals.mask import shown_as_asked
@@ -95,7 +96,7 @@ def open_signal(path: StoreLike, *, navigator: Any = "auto", **options: Any) -> 
     signal = to_signal(counts.copy(data=in_small_chunks(counts.data)))
     if isinstance(navigator, str):
         if navigator != "auto":
-            raise InputError(f'navigator is "{navigator}"; expected "auto", None, a signal or an image (y, x).')
+            raise InputError(f'navigator="{navigator}" was given; expected "auto", None, a signal or an image (y, x).')
         navigator = _stored_totals(counts)
     if isinstance(navigator, xr.DataArray):
         navigator = to_signal(navigator)
@@ -104,6 +105,7 @@ def open_signal(path: StoreLike, *, navigator: Any = "auto", **options: Any) -> 
     return signal
 
 
+@renamed(gain="counts_per_electron")
 def derive_mask(
     signal: BaseSignal,
     template: Any,

@@ -17,7 +17,7 @@ from typing import Any
 
 import rich_click as click
 
-from .words import Output
+from .words import Argument, Output, in_place
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 
@@ -27,7 +27,6 @@ def run(
     *,
     as_json: bool,
     debug: bool,
-    scheduler: str | None = None,
     **cluster: Any,
 ) -> int:
     """Do `work` on the scheduler that was asked for, and print what it has to say.
@@ -38,8 +37,8 @@ def run(
         Called with a :data:`tdm_dask.cluster.progress.Stage`.
     as_json, debug : bool
         Print JSON, and no progress bar; show tracebacks.
-    scheduler, **cluster
-        As for :func:`tdm_dask.cluster.scheduler`; it starts with the first computation.
+    **cluster
+        As for :func:`tdm_dask.scheduler`; it starts with the first computation.
 
     Returns
     -------
@@ -50,18 +49,19 @@ def run(
     import dask
 
     from .cluster.progress import ProgressBars
-    from .cluster.schedulers import scheduler as use_scheduler
+    from .cluster.schedulers import scheduler
 
     if not debug:  # before distributed is imported, and for its workers: what they log is for developers
         loggers = ("distributed", "distributed.client", "asyncio")
         dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
+    said = option_words(click.get_current_context(silent=True))
     bars = ProgressBars(enabled=False if as_json else None)
     interrupted = threading.Event()
     try:
         with (
             _interrupts(interrupted),
-            _notes(debug),
-            use_scheduler(scheduler, deferred=True, announce=not as_json, **cluster),
+            _notes(debug, said),
+            scheduler(deferred=True, announce=not as_json, **cluster),
             bars,
         ):
             output = work(bars.stage)
@@ -71,9 +71,61 @@ def run(
         # Code in C may turn the interrupt into an error of its own.
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
             return complain(f"Stopped; {_kept(bars.finished)} Run the same command again to go on.", STOPPED)
-        return complain(*_sentence(error, bars.finished))
-    click.echo(json.dumps(output.data, indent=2, ensure_ascii=False, default=str) if as_json else output.text)
+        sentence, code = _sentence(error, bars.finished)
+        return complain(said(sentence), code)
+    if as_json:
+        found = {key: list(map(said, value)) for key, value in output.data.items() if key == "findings"}
+        click.echo(json.dumps(output.data | found, indent=2, ensure_ascii=False, default=str))
+    else:
+        click.echo(said(output.text))
     return DONE
+
+
+def option_words(context: click.Context | None) -> Callable[[str], str]:
+    """What turns a sentence in Python's words (`tdm_dask.words`) into the command line's.
+
+    An argument becomes the option of this command that gives it, ``scan_shape=(64, 128)`` being ``--scan-shape
+    64x128``; or the key of the recipe, where one was given; or else an option of another command, to which it may lead.
+    What none of them has is said to be Python's. The options are asked, so that there is no list of them to keep.
+    """
+    if context is None:
+        return str
+    group = context.find_root().command
+    others = group.commands.values() if isinstance(group, click.Group) else ()
+    own = context.command
+    has_recipe = context.params.get("recipe") is not None
+
+    def ways(argument: Argument) -> Iterator[str | None]:
+        yield _as_option(own, argument)
+        if has_recipe:
+            from .recipe.recipe_file import as_key
+
+            yield as_key(argument)
+        yield from (_as_option(command, argument) for command in others)
+        yield f"{argument.text} (in Python)" if "=" in argument.text else None
+
+    return lambda sentence: in_place(sentence, lambda argument: next(filter(None, ways(argument)), None))
+
+
+def _as_option(command: click.Command, argument: Argument) -> str | None:
+    """How an option of a command is written to give an argument its value; None if there is no such option."""
+    for option in command.params:
+        if not isinstance(option, click.Option):
+            continue
+        flag = option.opts[0]
+        if isinstance(option.flag_value, str) and option.flag_value == argument.name:
+            return flag
+        if option.name != argument.name:
+            continue
+        if argument.value is False:
+            return option.secondary_opts[0] if option.secondary_opts else f"no {flag}"
+        if option.is_flag or argument.value is ...:
+            return flag
+        if option.nargs > 1:
+            return " ".join([flag, *map(str, argument.value)])
+        value = getattr(option.type, "written", str)("none" if argument.value is None else argument.value)
+        return f'{flag} "{value}"' if " " in value else f"{flag} {value}"
+    return None
 
 
 @contextmanager
@@ -99,7 +151,7 @@ def _interrupts(interrupted: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _notes(debug: bool) -> Iterator[None]:
+def _notes(debug: bool, said: Callable[[str], str]) -> Iterator[None]:
     """Say this package's warnings as sentences, each once; those of others, and tracebacks in logs, for developers."""
     notes: set[str] = set()
     ours = str(Path(__file__).parent)
@@ -108,9 +160,9 @@ def _notes(debug: bool) -> Iterator[None]:
     def say(message: Any, category: Any, filename: str, *rest: Any) -> None:
         if debug:
             shown(message, category, filename, *rest)
-        elif category is UserWarning and filename.startswith(ours) and str(message) not in notes:
+        elif category in (UserWarning, FutureWarning) and filename.startswith(ours) and str(message) not in notes:
             notes.add(str(message))
-            print(f"tdm: note: {message}", file=sys.stderr)
+            print(f"tdm: note: {said(str(message))}", file=sys.stderr)
 
     log = logging.getLogger(__package__)
     level = log.level

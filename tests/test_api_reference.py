@@ -14,13 +14,11 @@ import pytest
 
 import tdm_dask as tdm
 from tdm_dask import errors, plot, reference
-from tdm_dask.cluster.schedulers import scheduler
 
 PUBLIC: dict[str, Any] = {
     **{f"tdm_dask.{name}": getattr(tdm, name) for name in tdm._HOME},
     **{f"tdm_dask.plot.{name}": getattr(plot, name) for name in plot.__all__},
     **{f"tdm_dask.hyperspy.{name}": getattr(tdm.hyperspy, name) for name in tdm.hyperspy.__all__},
-    "tdm_dask.cluster.scheduler": scheduler,
 }
 SECTIONS = (
     *("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns", "Notes", "Examples", "References"),
@@ -85,7 +83,7 @@ def test_what_is_raised_are_exceptions_of_this_package_or_of_python(name):
 
 def test_every_module_with_a_public_name_is_a_room():
     rooms = [room for several in reference.ROOMS.values() for room in several]
-    assert set(tdm._HOME.values()) | tdm._MODULES | {"plot", "cluster.schedulers"} <= set(rooms)
+    assert set(tdm._HOME.values()) | tdm._MODULES | {"plot"} <= set(rooms)
     assert len(rooms) == len(set(rooms))
     for room in rooms:
         introduction = inspect.getdoc(importlib.import_module(f"tdm_dask.{room}"))

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import dask
 import numpy as np
+import public
 import pytest
 import xarray as xr
+from vendor_files import write_mib
 
 import tdm_dask as tdm
 from tdm_dask.cli import main
 from tdm_dask.cluster.schedulers import scheduler, walltime_seconds
 from tdm_dask.errors import DiskFullError, InputError, WorkerLostError
+from tdm_dask.words import arguments
 
 SAMPLE = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "lifepo4_001.mib"
 
@@ -188,7 +191,92 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(arguments, run, tmp_pat
     assert err.endswith(".\n")
     assert err.count("\n") == 1
     assert "Traceback" not in err
+    assert python_words(err) == []
     assert sorted(tmp_path.iterdir()) == before
+
+
+def python_words(said: str) -> list[str]:
+    """Arguments of Python that are named in what the command line says."""
+    known = public.arguments() | public.options() | public.keys()
+    return [argument.text for argument in arguments(said) if argument.name in known]
+
+
+RECIPE = """
+[source]
+path = "scan.mib"
+scan_shape = [3, 4]
+{more}
+[detectors]
+BF = "disk:10"
+"""
+# What was typed, and what the sentence must say, each about a scan of 18 frames.
+MISTAKES = [
+    (("info", "scan.mib"), "give --scan-shape, such as --scan-shape 3x6 or --scan-shape 6x3"),
+    (("info", "scan.mib", "--scan-shape", "3x4"), "but --scan-shape 3x4 has 12 probe positions, fewer than"),
+    (("info", "scan.mib", "--scan-shape", "3x4"), "give --flyback 2 (18 = 3 x 6), or"),
+    (("info", "scan.mib", "--scan-shape", "4x5"), "or --allow-partial if the scan was interrupted"),
+    (("convert", "scan.mib", "a.zarr", "--scan-shape", "3x6", "--gap", "2"), "but --gap 2 was given"),
+    (("convert", "scan.mib", "a.zarr", "--scan-shape", "3x6", "--dtype", "uint16"), "but --dtype uint16 was given"),
+    (("convert", "scan.mib", "a.zarr", "--scan-shape", "3x6", "--frame", "4"), "but --frame 4 was given"),
+    (("convert", "scan.mib", "a.zarr", "--scan-shape", "3x6", "--scan-first"), "but --scan-first was given"),
+    (("convert", "scan.bin", "a.zarr", "--dtype", "uint16"), "give --scan-shape, --detector-shape"),
+    (("convert", "scan.xyz", "a.zarr"), "any raw binary with --dtype, --scan-shape and --detector-shape"),
+    (("convert", "series.npy", "a.zarr"), "say which one with --frame 0 to --frame 1"),
+    (("convert", "scan.mib", "there.zarr", "--scan-shape", "6x3"), "another path, or replace it with --overwrite"),
+    (("convert", "scan.mib", "a.zarr", "--scan-shape", "3x6", "--cores", "2"), "--cores 2 is of each worker"),
+    (("image", "there.zarr", "--detector", "adf", "--out", "a.png"), "with --semi-angle or --pixel-size first"),
+    (("image", "there.zarr", "--detector", "adf:1:2", "--out", "there.png"), "or --overwrite to replace it"),
+    (("calibrate", "there.zarr"), "give --energy, --scan-step, --semi-angle or --pixel-size"),
+    (("calibrate", "there.zarr", "--semi-angle", "20 mrad"), "give --centre and --pixel-size"),
+    (("calibrate", "there.zarr", "--scan-step", "three"), '--scan-step is "three"'),
+    (("view", "there.zarr"), 'calibrate it with --scan-step "0.32 Å" first'),
+    (("run", "recipe.toml"), "but [source] scan_shape = [3, 4] has 12 probe positions"),
+    (("run", "layout.toml"), "but [source] offset = 4 was given"),
+    (("plan", "old.toml"), "give [source] flyback = 2 (18 = 3 x 6), or"),
+    (("run", "recipe.toml", "--out", "results"), "or --overwrite to replace them"),
+]
+
+
+@pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[" ".join(typed) for typed, _ in MISTAKES])
+def test_a_mistake_is_answered_in_the_words_of_the_command_line(typed, said, run, mistakes):
+    code, out, err = run(*typed)
+    assert code == 2
+    assert said in err
+    assert python_words(out + err) == []
+
+
+@pytest.fixture
+def mistakes(tmp_path, run):
+    """A folder with what mistakes can be made with."""
+    frames = np.random.default_rng(0).poisson(3, (18, 6, 8)).astype(np.uint16)
+    write_mib(tmp_path / "scan.mib", frames)
+    for name in ("scan.bin", "scan.xyz"):
+        (tmp_path / name).write_bytes(frames.tobytes())
+    np.save(tmp_path / "series.npy", frames.reshape(2, 3, 3, 6, 8))
+    tdm.convert(tmp_path / "scan.mib", tmp_path / "there.zarr", scan_shape=(3, 6))
+    (tmp_path / "there.png").touch()
+    for name, more in (("recipe", ""), ("layout", "offset = 4"), ("old", '[masks]\nwithin = "disk:9"')):
+        (tmp_path / f"{name}.toml").write_text(RECIPE.format(more=more), encoding="utf-8")
+    note = {"recipe": {"masks": {}, "source": {}, "calibration": {}}, "sites": {}, "source": None, "tdm_dask": "0"}
+    (tmp_path / "results" / "results.zarr").mkdir(parents=True)
+    (tmp_path / "results" / "results.zarr" / "zarr.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "results" / "recipe.json").write_text(json.dumps(note), encoding="utf-8")
+
+
+def test_notes_and_findings_are_in_the_words_of_the_command_line(run, tmp_path, mistakes):
+    trimmed = ("--scan-shape", "3x5", "--flyback", "1")
+    code, out, err = run("info", "scan.mib", *trimmed)
+    assert (code, err) == (0, "")
+    assert "frames of each line are left out: --flyback 1." in out
+    assert "The scan step is not known: --scan-step gives it." in out
+    assert "calibrate finds it from --semi-angle, or takes --pixel-size." in out
+    assert "give --energy to calibrate" in out
+    found = json.loads(run("info", "scan.mib", *trimmed, "--json")[1])["findings"]
+    assert "The scan step is not known: --scan-step gives it." in found
+    assert python_words(out) == [word for sentence in found for word in python_words(sentence)] == []
+    code, out, err = run("plan", "old.toml")
+    assert "tdm: note: [masks] within is now called [masks] detector_region" in err
+    assert "the old name works in this release alone" in err
 
 
 def test_debug_shows_the_traceback_of_a_wrong_request(run):

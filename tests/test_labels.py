@@ -173,7 +173,10 @@ CASES = {
     "cross_talk": lambda c, p: tdm.cross_talk(images(c), templates(c)),
     "derive_mask": lambda c, p: [
         tdm.derive_mask(c, templates(c), method=m, **o)
-        for m, o in (("pearson", {}), ("mean-scaled", {}), ("ridge", {"regularisation": 0.1}), ("ridge", {"gain": 1.0}))
+        for m, o in (
+            *(("pearson", {}), ("mean-scaled", {})),
+            *(("ridge", {"regularisation": 0.1}), ("ridge", {"counts_per_electron": 1.0})),
+        )
     ],
     "descan": lambda c, p: tdm.descan(c),
     "differential_phase_contrast": lambda c, p: tdm.differential_phase_contrast(c, tdm.segments(c, 2, 24)),
@@ -219,7 +222,7 @@ CASES = {
         tdm.reduce(c, {"a": Largest("ky", "kx"), "b": Largest("y", "x")}),
     ],
     "refine_columns": lambda c, p: [tdm.refine_columns(adf(c), s) for s in (SITES, SITES["A"])],
-    "regularisation_curve": lambda c, p: tdm.regularisation_curve(c, templates(c), lambdas=(0.01, 0.1, 1.0)),
+    "regularisation_curve": lambda c, p: tdm.regularisation_curve(c, templates(c), regularisation=(0.01, 0.1, 1.0)),
     "run_recipe": lambda c, p: a_recipe(c, p),
     "running_mask": lambda c, p: list(tdm.running_mask(c, templates(c)))[-1],
     "scan_rotation": lambda c, p: tdm.scan_rotation(deflection(c)),
@@ -257,6 +260,7 @@ EXEMPT = {
     "refined_sites": "gives sites: arrays (n, 2) in angstrom by kind",
     "register_format": "gives nothing",
     "register_sites": "gives a Registration, with a lattice",
+    "scheduler": "gives a client, or nothing",
     "sites_from_cif": "gives a Lattice",
     "to_signal": "gives a signal",
     "verify": "gives numbers of shards and bytes",

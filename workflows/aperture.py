@@ -12,7 +12,7 @@
 # %%
 """Apertures for kinds of atom column, as for EELS: chosen from the correlations, and the images that they make.
 
-python workflows/aperture.py [data] [--out DIR] [--kinds Li O] [--within 24]
+python workflows/aperture.py [data] [--out DIR] [--kinds Li O] [--detector-region 24]
 """
 
 import known_scan
@@ -31,7 +31,13 @@ ARGUMENTS = known_scan.arguments(
     __doc__,
     kinds={"nargs": "+", "help": "kinds of column; by default the lightest two that are there: Li and O, or O"},
     sigma={"type": float, "default": 0.35, "help": "width of the templates' Gaussians, in angstrom"},
-    within={"type": float, "default": 24.0, "help": "largest angle that the apertures reach to, in mrad"},
+    detector_region={
+        "before": ["--within"],
+        "action": known_scan.Renamed,
+        "type": float,
+        "default": 24.0,
+        "help": "largest angle that the apertures reach to, in mrad",
+    },
 )
 scan = known_scan.load(ARGUMENTS.data, ARGUMENTS.out, sites=ARGUMENTS.sites)
 counts = scan.counts if not ARGUMENTS.quick else tdm.crop(scan.counts, y=slice(0, 32), x=slice(0, 32))
@@ -42,8 +48,8 @@ kinds = ARGUMENTS.kinds or [kind for kind in ("Li", "O") if kind in scan.sites]
 
 # %%
 template = tdm.gaussian_template(counts, scan.sites, sigma=ARGUMENTS.sigma).compute()
-within = tdm.disk(counts, ARGUMENTS.within) > 0
-found = tdm.correlate(counts, template, detector_region=within).compute()
+region = tdm.disk(counts, ARGUMENTS.detector_region) > 0
+found = tdm.correlate(counts, template, detector_region=region).compute()
 apertures = {kind: collection_aperture(found, kind) for kind in kinds}
 
 # %% [markdown]
@@ -66,8 +72,8 @@ half = counts.sizes["y"] // 2
 first, second = (slice(0, half), slice(None)), (slice(half, None), slice(None))
 held_out: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
 for chosen_on, read_on in ((first, second), (second, first)):
-    chosen = tdm.correlate(counts, template, detector_region=within, scan_region=chosen_on).compute()
-    read = tdm.correlate(counts, template, detector_region=within, scan_region=read_on).compute()
+    chosen = tdm.correlate(counts, template, detector_region=region, scan_region=chosen_on).compute()
+    read = tdm.correlate(counts, template, detector_region=region, scan_region=read_on).compute()
     for kind in kinds:
         aperture = collection_aperture(chosen, kind).aperture
         signal = (read["rho"] * read["std"] * aperture).sum(("ky", "kx"))

@@ -62,7 +62,7 @@ def simulated(name: str, seed: int) -> str:
     specimen = lifepo4(size=(20.0, 24.0), thickness=400.0)
     occupancies = OCCUPANCIES
     if ARGUMENTS.quick:
-        options |= {"potential_sampling": 0.2, "max_angle": 32.0, "scan_step": 0.33, "dose": 100_000.0}
+        options |= {"potential_sampling": 0.2, "max_angle": 32.0, "scan_step": 0.33, "electrons_per_probe": 100_000.0}
         specimen = lifepo4(size=(20.0, 18.0), thickness=100.0)
         occupancies = (0.0, 0.5)
     if name == "defects":

@@ -155,8 +155,8 @@ def arguments(description: str | None, *, sample_only: bool = False, **options: 
     sample_only : bool, default False
         Whether the workflow is about the package's sample, so that `out` is all there is to choose.
     options
-        Further options by name, each the keywords of `ArgumentParser.add_argument`. In a notebook there is no command
-        line, and every option has its default.
+        Further options by name, each the keywords of `ArgumentParser.add_argument`, and `before`, what it was called
+        before (with `Renamed` as its action). In a notebook there is no command line, and every option has its default.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of figures, numbers and store")
@@ -165,9 +165,19 @@ def arguments(description: str | None, *, sample_only: bool = False, **options: 
         parser.add_argument("--sites", type=Path, help="table of sites, CSV or JSON, in angstrom")
         parser.add_argument("--quick", action="store_true", help="a reduced size, to see that it runs")
     for name, settings in options.items():
-        parser.add_argument("--" + name.replace("_", "-"), **settings)
+        parser.add_argument("--" + name.replace("_", "-"), *settings.pop("before", ()), **settings)
     warnings.filterwarnings("ignore", message=".*sites lie more than.*")  # columns around the scan are listed too
     return parser.parse_args(command_line())
+
+
+class Renamed(argparse.Action):
+    """Stores the value of an option whose other names are those of before, and warns where one of these is used."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if option_string != self.option_strings[0]:
+            said = f"{option_string} is now called {self.option_strings[0]}"
+            warnings.warn(f"{said}; the old name works in this release alone.", FutureWarning, stacklevel=2)
+        setattr(namespace, self.dest, values)
 
 
 def command_line() -> list[str] | None:

@@ -30,7 +30,13 @@ from tdm_dask.plot.style import COLOURS, INK, MARKERS, STYLE, new_figure
 ARGUMENTS = known_scan.arguments(
     __doc__,
     sigma={"type": float, "default": 0.35, "help": "width of the templates' Gaussians, in angstrom"},
-    within={"type": float, "default": 24.0, "help": "the masks' largest angle, in mrad"},
+    detector_region={
+        "before": ["--within"],
+        "action": known_scan.Renamed,
+        "type": float,
+        "default": 24.0,
+        "help": "the masks' largest angle, in mrad",
+    },
     fixed_after={"type": float, "default": 0.25, "help": "part of the scan after which the live images' mask is fixed"},
 )
 scan = known_scan.load(ARGUMENTS.data, ARGUMENTS.out, sites=ARGUMENTS.sites)
@@ -93,7 +99,7 @@ file = follow(
 )
 arriving = file.counts.assign_coords({dim: known.coords[dim].variable for dim in known.dims})
 template = tdm.gaussian_template(known, scan.sites, sigma=ARGUMENTS.sigma).compute()
-within = tdm.disk(arriving, ARGUMENTS.within) > 0
+region = tdm.disk(arriving, ARGUMENTS.detector_region) > 0
 
 # %% [markdown]
 # ## While it arrives
@@ -102,7 +108,7 @@ within = tdm.disk(arriving, ARGUMENTS.within) > 0
 # lines are kept, to be compared with the last one.
 
 # %%
-running = RunningMask(arriving, template, detector_region=within)
+running = RunningMask(arriving, template, detector_region=region)
 live: LiveImage | None = None
 masks: dict[int, xr.DataArray] = {}
 enough, between = int(ARGUMENTS.fixed_after * ny * nx), max(1, ny // 16) * nx
@@ -124,7 +130,7 @@ final_mask = masks[ny * nx]
 
 # %%
 final = tdm.apply_mask(arriving, final_mask, normalisation="standardised").compute()
-batch = tdm.derive_mask(known, template, detector_region=within).compute()
+batch = tdm.derive_mask(known, template, detector_region=region).compute()
 difference = float(abs(final_mask - batch).max())
 assert live is not None
 shown = live.image()

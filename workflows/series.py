@@ -71,7 +71,8 @@ if ARGUMENTS.quick:
 else:
     DEFOCI, THICKNESSES, REFERENCE = np.arange(-6.0, 6.1, 2.0).tolist(), np.arange(20.0, 91.0, 10.0).tolist(), 40.0
     SIZE, SCANNED, CONDITIONS = (20.0, 18.0), (20.664, 12.02), {"potential_sampling": 0.126, "scan_step": 0.3225}
-CONDITIONS |= {"frozen_phonons": 1, "dose": 20_000.0, "max_angle": 30.0 if ARGUMENTS.quick else 64.2, "seed": 31}
+CONDITIONS |= {"frozen_phonons": 1, "electrons_per_probe": 20_000.0, "seed": 31}
+CONDITIONS["max_angle"] = 30.0 if ARGUMENTS.quick else 64.2
 SEMI_ANGLE = 23.5  # mrad
 
 

@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     add("--defects", nargs="*", default=[], help='"fig4", or such as "vacancy:O@4.7,7.5:0.5" (place y,x in angstrom)')
     add("--thickness", nargs="*", help='such as "20 nm" "40 nm"')
     add("--defocus", nargs="*", help='such as "-6 nm"; positive is underfocus')
-    add("--dose", type=float, help="electrons per probe position")
+    add("--electrons-per-probe", "--dose", type=float, action=known_scan.Renamed, help="at each probe position")
     add("--seed", type=int, default=0, help="of displacements and counting noise")
     add("--frozen-phonons", type=int)
     add("--scan-step", help='such as "0.3 Å"')
@@ -106,7 +106,8 @@ def build(asked: argparse.Namespace) -> Specimen:
 def run(asked: argparse.Namespace) -> list[str]:
     """Simulate, and say what was written and how long it took."""
     options = dict(PRESETS[asked.preset])
-    names = ("dose", "frozen_phonons", "scan_step", "scan_extent", "potential_sampling", "max_angle", "soft_edge")
+    names = ("electrons_per_probe", "frozen_phonons", "scan_step", "scan_extent", "potential_sampling", "max_angle")
+    names += ("soft_edge",)
     options |= {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     if asked.defocus:
         options["defocus"] = asked.defocus if len(asked.defocus) > 1 else asked.defocus[0]

@@ -297,7 +297,7 @@ sigma = "0.35 Å"
 
 [masks]
 method = "ridge"
-within = "disk:24"
+detector_region = "disk:24"
 
 [images]
 normalisation = "standardised"

@@ -2,3 +2,10 @@
 
 May import: errors, words. Used by reading, for the size of tasks, and by whoever starts work.
 """
+
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING:  # which need not know names that go: what was in the module of this name
+    from ..renamed import moved
+
+    __getattr__ = moved("cluster")

@@ -210,18 +210,19 @@ class _Where:
             "adaptive": self.adaptive or None,
             "wait": self.wait,
         }
-        given = [name for name, value in (own | of_jobs).items() if value is not None]
+        said = {name: f"{name}={value!r}" for name, value in (own | of_jobs).items() if value is not None}
+        given = list(said)
         if self.address is not None and (self.slurm or given):
-            other = "slurm" if self.slurm else given[0]
-            raise InputError(f"--scheduler joins a cluster with workers of its own; leave out --{other}.")
+            other = "slurm=True" if self.slurm else said[given[0]]
+            raise InputError(f"address={self.address!r} is of a cluster with workers of its own; leave out {other}.")
         for_jobs = [name for name in given if name in of_jobs]
         if for_jobs and not self.slurm:
-            raise InputError(f"--{for_jobs[0]} is about jobs of SLURM; give --slurm as well, or leave it out.")
+            raise InputError(f"{said[for_jobs[0]]} is about jobs of SLURM; give slurm=True as well, or leave it out.")
         if given and not self.is_cluster:
-            raise InputError(f"--{given[0]} is of each worker; give their number as well, such as --workers 4.")
+            raise InputError(f"{said[given[0]]} is of each worker; give their number as well, such as workers=4.")
         for name, number in (("workers", self.workers), ("cores", self.cores)):
             if number is not None and number < 1:
-                raise InputError(f"--{name} is {number}; expected at least 1.")
+                raise InputError(f"{name}={number} was given; expected at least 1.")
         _check_quantity(parse_bytes, "memory", self.memory, "a size such as 4GiB")
         _check_quantity(parse_timedelta, "wait", self.wait, "a time such as 30min")
         if self.slurm:
@@ -230,15 +231,15 @@ class _Where:
     def _check_slurm(self) -> None:
         walltime_seconds(self.job_walltime)  # raises
         if importlib.util.find_spec("dask_jobqueue") is None:
-            raise InputError('--slurm needs the package dask-jobqueue, which is not here; install "tdm-dask[slurm]".')
+            raise InputError('slurm=True needs the package dask-jobqueue, which is missing; install "tdm-dask[slurm]".')
         if shutil.which("sbatch") is None:
-            raise InputError("--slurm needs SLURM's command sbatch, which is not here; run this on a login node.")
+            raise InputError("slurm=True needs SLURM's command sbatch, which is not here; run this on a login node.")
         if self.interface is not None:
             import psutil
 
             known = sorted(psutil.net_if_addrs())
             if self.interface not in known:
-                raise InputError(f'--interface is "{self.interface}"; this machine has {", ".join(known)}.')
+                raise InputError(f'interface="{self.interface}" was given; this machine has {", ".join(known)}.')
         _ask_slurm(self.job_options())
 
     def job_options(self) -> dict[str, Any]:
@@ -276,7 +277,7 @@ def _check_quantity(parse: Any, name: str, value: str | None, expected: str) -> 
     except (ValueError, TypeError, KeyError):
         sound = False
     if not sound:
-        raise InputError(f'--{name} is "{value}"; expected {expected}.')
+        raise InputError(f'{name}="{value}" was given; expected {expected}.')
 
 
 def walltime_seconds(walltime: str) -> int:
@@ -300,7 +301,7 @@ def walltime_seconds(walltime: str) -> int:
         units = (60, 1) if minutes_first else (3600, 60, 1)
         seconds = 86400 * int(match[1] or 0) + sum(n * unit for n, unit in zip(given, units, strict=False))
     if not seconds:
-        raise InputError(f'--walltime is "{walltime}"; expected a time such as 02:00:00.')
+        raise InputError(f'walltime="{walltime}" was given; expected a time such as 02:00:00.')
     return seconds
 
 
@@ -399,7 +400,7 @@ def loss_in_words(error: BaseException) -> str | None:
     if isinstance(error, KilledWorker):
         return (
             f"Workers were lost {ALLOWED_FAILURES + 1} times over the same piece of work, as when it needs more "
-            "--memory than they have"
+            "memory than they have: memory=... gives more"
         )
     if isinstance(error, (CommClosedError, CancelledError)):
         return "The connection to the scheduler was lost, as when it was stopped"
@@ -476,7 +477,7 @@ def _wait_for_workers(client: Any) -> None:
         client.wait_for_workers(1, timeout=START_SECONDS)
     except TimeoutError as error:
         raise WorkerLostError(
-            f"No worker came up within {START_SECONDS} s; give each more --memory, or look at the cluster's logs."
+            f"No worker came up within {START_SECONDS} s; give each more by memory=..., or look at the cluster's logs."
         ) from error
 
 
@@ -521,8 +522,8 @@ def _ask_slurm(job_options: dict[str, Any]) -> None:
     if asked.returncode:
         said = asked.stderr.strip().splitlines()[-1].split("error: ")[-1].removeprefix("allocation failure: ")
         raise InputError(
-            f"SLURM refuses the jobs ({said.rstrip('.')}); give another --partition, --account, --walltime, --memory "
-            "or --cores, of which sinfo lists what there is."
+            f"SLURM refuses the jobs ({said.rstrip('.')}); give another partition=..., account=..., walltime=..., "
+            "memory=... or cores=..., of which sinfo lists what there is."
         )
 
 
@@ -548,7 +549,7 @@ def _wait_for_jobs(cluster: Any, client: Any, where: _Where, logs: Path, announc
                 why = f" ({', '.join(sorted(set(states)))})" if states else ""
                 raise WorkerLostError(
                     f"No worker of {where.jobs_in_words} came up within {where.longest_wait}{why}; give a longer "
-                    f"--wait, or ask for less --walltime, --memory or --cores; {_last_words(logs)}."
+                    f"wait=..., or ask for less by walltime=..., memory=... or cores=...; {_last_words(logs)}."
                 ) from None
     if announce:
         _say(f"{len(client.scheduler_info(n_workers=-1)['workers'])} of {where.jobs_in_words} at work.")

@@ -106,7 +106,7 @@ def _maps(
     if not kept:
         raise SiteError(
             f"No two periods of the image are periods of the crystal within a strain of {max_strain:g}; check the scan "
-            "step, the zone axis and max_strain."
+            "step, the zone axis and max_strain=... for it."
         )
     return kept
 

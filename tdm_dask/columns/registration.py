@@ -186,7 +186,7 @@ def register_sites(
     (90, False, False)
     """
     if not 0 < max_strain < 0.5:
-        raise InputError(f"max_strain is {max_strain}; expected a part of the length between 0 and 0.5.")
+        raise InputError(f"max_strain={max_strain} was given; expected a part of the length between 0 and 0.5.")
     measured = scan_image(image, "A registration")
     flags = region_flags(measured, scan_region, SCAN, "scan_region")
     used = np.isfinite(measured.values) if flags is None else np.isfinite(measured.values) & flags
@@ -208,7 +208,7 @@ def register_sites(
     if not kept:
         raise SiteError(
             f"No orientation of the crystal fits the image within a strain of {max_strain:g}; check the scan step, the "
-            "zone axis, the contrast and max_strain, or take a larger or sharper image."
+            "zone axis, the contrast and max_strain=..., or take a larger or sharper image."
         )
     _check_seen(kept[0], measured, used)
     candidates = _compared(kept, measured, used)
@@ -234,7 +234,7 @@ def column_weights(lattice: Lattice, contrast: str, weights: Mapping[str, float]
             content = lattice.columns[kind] if lattice.columns else [dict.fromkeys(numbers, 1.0)] * len(places)
             for column in content:
                 if not column:
-                    raise SiteError(f'"{kind}" names no elements, so that its brightness is not known; give weights.')
+                    raise SiteError(f'"{kind}" names no elements, so that its brightness is unknown; give the weights.')
                 z = {element: atomic_numbers(element)[element] for element in column}
                 power = _EXPONENT[contrast]
                 values.append(_SIGN[contrast] * sum(n * float(z[element]) ** power for element, n in column.items()))

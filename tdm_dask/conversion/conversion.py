@@ -167,7 +167,8 @@ def convert(
     paths: tuple[str, ...] = ()
     if isinstance(source, xr.DataArray):
         if given:
-            raise InputError(f"{min(given)} describes a file, but labelled counts were given; leave it out.")
+            name = min(given)
+            raise InputError(f"{name}={given[name]!r} describes a file, but labelled counts were given; leave it out.")
         counts = check_counts(source)
         name = str(source.attrs.get("source", "counts in memory"))
         known = [found for found in source.attrs.get(FINDINGS, ()) if found not in missing_calibration(source)]
@@ -345,15 +346,15 @@ def _prepare(backend: Store, data: Any, name: str, attributes: dict[str, Any], r
     if complete:
         raise StoreError(
             f'{name} already holds "{what}", converted from another file or in another way; choose another path, or '
-            "replace it with overwrite."
+            "replace it with overwrite=True."
         )
     if same:
         raise StoreError(
-            f"{name} holds an unfinished conversion; go on with it with resume, or replace it with overwrite."
+            f"{name} holds an unfinished conversion; go on with it with resume=True, or replace it with overwrite=True."
         )
     raise StoreError(
         f'{name} holds an unfinished conversion of another file, or of "{what}" as it was before or in another way; '
-        "replace it with overwrite."
+        "replace it with overwrite=True."
     )
 
 

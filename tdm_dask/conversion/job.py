@@ -274,7 +274,7 @@ def check_unchanged(job: Job) -> None:
         if any(found[k] != expected[k] for k in ("size", "modified")):
             raise SourceError(
                 f"{path} changed while it was converted ({found['size']} bytes of {found['modified']}; it was "
-                f"{expected['size']} bytes of {expected['modified']}); convert it anew with overwrite."
+                f"{expected['size']} bytes of {expected['modified']}); convert it anew with overwrite=True."
             )
 
 

@@ -11,17 +11,19 @@ import xarray as xr
 from ..axes import check_counts
 from ..errors import InputError
 from ..reading.thinned import Thinning, thinned
+from ..renamed import renamed
 
 # Facts of the acquisition that go with the number of electrons.
 _DOSES = ("electrons_per_probe", "electrons_per_square_angstrom")
 
 
+@renamed(gain="counts_per_electron")
 def thin(
     counts: xr.DataArray,
     fraction: float = 0.5,
     *,
     seed: int = 0,
-    gain: float | None = None,
+    counts_per_electron: float | None = None,
     origin: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> xr.DataArray:
     r"""Counts at a lower dose: every electron of every count is kept with the same probability.
@@ -39,10 +41,10 @@ def thin(
         Probability f that an electron is kept, between 0 and 1; one half takes about a seventh of the time of others.
     seed : int, default 0
         From 0 to 2^64 - 1. Thin thinned counts with another seed than theirs: the same one would draw the same words.
-    gain : float, optional
-        Counts per electron: a count d is rint(d / gain) electrons (half to even, none below 0), and k electrons kept
-        are k gain counts (rounded for integer counts), but at most d. By default the attribute `counts_per_electron`
-        of the counts, which `calibrate` sets, or 1.
+    counts_per_electron : float, optional
+        g: a count d is rint(d / g) electrons (half to even, none below 0), and k electrons kept are k g counts (rounded
+        for integer counts), but at most d. By default the attribute of that name of the counts, which `calibrate`
+        sets, or 1. Called `gain` before, which works in this release alone.
     origin : (y, x, ky, kx), default (0, 0, 0, 0)
         Element of a larger scan that the first element of these counts is.
 
@@ -55,7 +57,7 @@ def thin(
     Raises
     ------
     InputError
-        If the fraction, seed, gain or origin is none.
+        If the fraction, seed, counts per electron or origin is none.
 
     Notes
     -----
@@ -75,15 +77,17 @@ def thin(
     >>> round(float(tenth.mean()), 1), round(float(tenth.std()), 1)  # 100 f and the root of 100 f (1 - f)
     (10.1, 3.0)
     """
-    return _thinned(check_counts(counts), _thinning(counts, fraction, seed, gain, origin, rest=False), fraction)
+    thinning = _thinning(counts, fraction, seed, counts_per_electron, origin, rest=False)
+    return _thinned(check_counts(counts), thinning, fraction)
 
 
+@renamed(gain="counts_per_electron")
 def split_electrons(
     counts: xr.DataArray,
     fraction: float = 0.5,
     *,
     seed: int = 0,
-    gain: float | None = None,
+    counts_per_electron: float | None = None,
     origin: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Counts as two scans of a lower dose each, which add up to them exactly.
@@ -93,14 +97,14 @@ def split_electrons(
 
     Parameters
     ----------
-    counts, fraction, seed, gain, origin
+    counts, fraction, seed, counts_per_electron, origin
         As in `thin`.
 
     Returns
     -------
     first, second : DataArray, dims (y, x, ky, kx)
-        `thin` of the counts, and the counts minus it; lazy as in `thin`, each a read of the counts by itself. With a
-        gain, the first holds whole electrons, and what rounding leaves is in the second.
+        `thin` of the counts, and the counts minus it; lazy as in `thin`, each a read of the counts by itself. With
+        several counts per electron, the first holds whole electrons, and what rounding leaves is in the second.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def split_electrons(
     (True, 'uint16')
     """
     counts = check_counts(counts)
-    kept, rest = (_thinning(counts, fraction, seed, gain, origin, rest=rest) for rest in (False, True))
+    kept, rest = (_thinning(counts, fraction, seed, counts_per_electron, origin, rest=rest) for rest in (False, True))
     return _thinned(counts, kept, fraction), _thinned(counts, rest, 1 - fraction)
 
 
@@ -131,7 +135,7 @@ def _thinning(
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**64:
         raise InputError(f"The seed is {seed!r}; expected a whole number from 0 to 2^64 - 1.")
     if not isinstance(gain, numbers.Real) or not 0 < gain < np.inf:
-        raise InputError(f"The gain is {gain!r} counts per electron; expected a positive, finite number.")
+        raise InputError(f"counts_per_electron={gain!r} was given; expected a positive, finite number.")
     place = tuple(origin)
     if len(place) != 4 or not all(isinstance(p, numbers.Integral) and 0 <= p < 2**31 for p in place):
         raise InputError(f"The origin is {origin!r}; expected four whole numbers, the first element's (y, x, ky, kx).")

@@ -125,8 +125,7 @@ def find_bf_disk(
     image[~usable] = 0.0
     if usable.sum() < 25 or np.ptp(image[usable]) <= 1e-9 * np.abs(image[usable]).max():
         raise CalibrationError(
-            "No bright-field disk was found: the mean pattern is empty or constant; "
-            "give centre and pixel_size, or another pacbed."
+            "No bright-field disk was found: the mean pattern is empty or constant; give centre=... and pixel_size."
         )
     # Coordinates in which a disk is a circle of the same area as in pixels.
     scale = np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)])
@@ -248,7 +247,7 @@ def _best_candidate(image: Array, usable: Flags, scale: Array, fixed: Array | No
     if best is None:
         raise CalibrationError(
             "No bright-field disk was found in the mean pattern: nothing in it has a round edge; "
-            "give centre and pixel_size (a pair where pixels are not square), or another pacbed."
+            "give centre=... and pixel_size (a pair where pixels are not square)."
         )
     return best
 
@@ -346,7 +345,7 @@ def _refined(
             raise CalibrationError(
                 f"The bright-field disk covers too few detector pixels to be fitted ({len(fit.values)} "
                 "valid ones around "
-                "its edge); give centre and pixel_size."
+                "its edge); give centre=... and pixel_size."
             )
         p = fit.solve(stretch_free=False)
         cy, cx, radius, narrow, *_ = fit.unpack(p)
@@ -360,7 +359,7 @@ def _refined(
         raise CalibrationError(
             f"Only {100 * seen:.0f} % of the edge of the bright-field disk lies on valid detector pixels; "
             "expected at "
-            "least half: give centre and pixel_size."
+            "least half: give centre=... and pixel_size."
         )
     step = _step(image, usable, scale, circle)
     residual = np.inf
@@ -369,7 +368,7 @@ def _refined(
     if narrow > _MAX_SOFTNESS * radius or residual > _MAX_NOISE * np.sqrt(radius):
         raise CalibrationError(
             "No bright-field disk was found: the mean pattern has no round, sharp edge above the "
-            "noise; give centre and pixel_size, or a pacbed of more patterns."
+            "noise; give centre=... and pixel_size, or a PACBED of more patterns."
         )
     if seen > 0.75:
         _require_circle(fit, scale, radius)

@@ -147,7 +147,7 @@ def calibrate(
         sizes = quantity_pair(known, "mrad", "pixel_size_mrad")
     angles = semi_angle is not None or sizes is not None or where is not None
     if not (facts or steps or angles):
-        raise InputError("Nothing was given to calibrate with; give semi_angle or pixel_size, scan_step or energy.")
+        raise InputError("Nothing was given to calibrate with; give energy=..., scan_step, semi_angle or pixel_size.")
     done: dict[str, Any] = dict(facts)
     coords: dict[str, xr.Variable] = {}
     mean = None if pacbed is None else _given_pacbed(counts, pacbed)
@@ -242,7 +242,7 @@ def reciprocal(array: xr.DataArray, energy: float | str | None = None) -> xr.Dat
     require_unit(array, DETECTOR, "mrad", "A conversion to 1/angstrom")
     if energy is None:
         if "energy_eV" not in array.attrs:
-            raise CoordinateError("The beam energy is not known; give energy, or calibrate with it first.")
+            raise CoordinateError("The beam energy is not known; give energy=..., or calibrate with it first.")
         energy = float(array.attrs["energy_eV"])
     wavelength = electron_wavelength(quantity(energy, "eV", "energy"))
     coords = {}
@@ -287,7 +287,7 @@ def _pixel_pair(centre: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         pair = np.full(2, np.nan)
     if pair.shape != (2,) or not np.isfinite(pair).all():
-        raise InputError(f"centre is {centre!r}; expected two finite pixel indices (ky, kx).")
+        raise InputError(f"centre={centre!r} was given; expected two finite pixel indices (ky, kx).")
     return float(pair[0]), float(pair[1])
 
 
@@ -328,9 +328,9 @@ def _detector(
     angle = float(np.sqrt(sizes[0] * sizes[1])) * disk.radius
     if semi_angle is not None and abs(angle - semi_angle) > _AGREEMENT * semi_angle:
         raise CalibrationError(
-            f"The bright-field disk has a radius of {disk.radius:.2f} pixels, at the given pixel_size "
-            f"{angle:.2f} mrad, but semi_angle is {semi_angle:.2f} mrad; they must agree within 5 %: "
-            "correct one of them or leave it out."
+            f"The bright-field disk has a radius of {disk.radius:.2f} pixels, {angle:.2f} mrad by the pixel_size "
+            f"given, but semi_angle is {semi_angle:.2f} mrad; they must agree within 5 %: correct one of them or leave "
+            "it out."
         )
     found = {
         "centre_px": list(disk.centre),

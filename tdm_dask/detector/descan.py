@@ -98,7 +98,7 @@ def descan(counts: xr.DataArray, *, scan_region: Any = None) -> xr.DataArray:
     except CalibrationError:
         raise CalibrationError(
             "No round, sharp bright-field disk is there once a plane of shifts has laid the patterns upon each other; "
-            "leave the descan out, measure it where the specimen is even, by scan_region, or calibrate with pixel_size "
+            "leave the descan out, measure it on a part of the scan that is even, or calibrate with pixel_size "
             "first where pixels are not square."
         ) from None
     y, x = (np.arange(size) - (size - 1) / 2 for size in counts.shape[:2])
@@ -121,8 +121,8 @@ def _check(plane: Array, error: float, along: str) -> None:
     if largest >= 0.5 and largest < _CERTAIN * error:
         raise CalibrationError(
             f"The bright-field disk seems to wander by up to {largest:.2g} pixels along {along}, with an error of "
-            f"{error:.2g} pixels; expected a plane that is certain: leave the descan out, or measure it where the "
-            "specimen is even, by scan_region."
+            f"{error:.2g} pixels; expected a plane that is certain: leave the descan out, or measure it on a part "
+            "of the scan that is even."
         )
 
 
@@ -239,7 +239,7 @@ def _registered(means: Array, n: Array, places: Array, usable: Flags) -> _Regist
         if not total > 0:
             raise CalibrationError(
                 "No bright-field disk was found: the patterns are empty, or no part of the detector is in all of them; "
-                "leave the descan out, or measure it by scan_region."
+                "leave the descan out, or measure it on a part of the scan."
             )
         terms = [smooth, *np.gradient(smooth)]
         if moved < 1.0:
@@ -258,5 +258,5 @@ def _registered(means: Array, n: Array, places: Array, usable: Flags) -> _Regist
             return _Registered(plane, reference, common)
     raise CalibrationError(
         "The patterns of different parts of the scan cannot be laid upon each other by a plane of shifts; leave the "
-        "descan out, or measure it where the specimen is even, by scan_region."
+        "descan out, or measure it on a part of the scan that is even."
     )

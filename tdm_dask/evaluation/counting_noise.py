@@ -8,10 +8,12 @@ import xarray as xr
 from ..axes import DETECTOR
 from ..errors import InputError, MaskError
 from ..masks.derivation import Normalisation, apply_mask, check_normalisation
+from ..renamed import renamed
 
 
+@renamed(gain="counts_per_electron")
 def counting_variance(
-    counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Normalisation = "none", gain: float = 1.0
+    counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Normalisation = "none", counts_per_electron: float = 1.0
 ) -> xr.DataArray:
     r"""Variance of every pixel of a mask's image from counting statistics, so that a difference comes with a number.
 
@@ -31,8 +33,8 @@ def counting_variance(
         Any number costs one read.
     normalisation : {"none", "standardised"}, default "none"
         As in the `tdm_dask.apply_mask` that made the image.
-    gain : float, default 1
-        Counts per electron; 1 for a counting detector.
+    counts_per_electron : float, default 1
+        g; 1 for a counting detector. Called `gain` before, which works in this release alone.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def counting_variance(
     Raises
     ------
     InputError
-        If the gain is not positive.
+        If the counts per electron are not a positive number.
     MaskError, CountsError
         As in `tdm_dask.apply_mask`.
 
@@ -54,8 +56,8 @@ def counting_variance(
     [[80.0, 80.0, 80.0], [80.0, 80.0, 80.0]]
     """
     check_normalisation(normalisation)
-    if not (np.isfinite(gain) and gain > 0):
-        raise InputError(f"The gain is {gain!r}; expected counts per electron, a number above 0.")
+    if not (np.isfinite(counts_per_electron) and counts_per_electron > 0):
+        raise InputError(f"counts_per_electron={counts_per_electron!r} was given; expected a number above 0.")
     if not isinstance(mask, xr.DataArray) or not set(DETECTOR) <= set(mask.dims):
         raise MaskError("The mask must be a DataArray with dims ([template,] ky, kx).")
     weights = mask
@@ -68,7 +70,7 @@ def counting_variance(
         std = mask.coords["std"]
         weights = xr.where(std > 0, mask / std.where(std > 0, 1.0), 0.0).transpose(*mask.dims)
         weights = weights.assign_coords(mask.coords)
-    result = apply_mask(counts, gain * weights**2).rename("variance")
+    result = apply_mask(counts, counts_per_electron * weights**2).rename("variance")
     unit = "counts^2" if normalisation == "none" and mask.attrs.get("units", "1") == "1" else "1"
     result.attrs |= {"normalisation": normalisation, "units": unit, "long_name": "variance from counting statistics"}
     return result

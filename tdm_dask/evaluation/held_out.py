@@ -23,6 +23,7 @@ from ..masks.derivation import NORMALISATION_OF, apply_mask, derive_mask
 from ..masks.ridge import LAMBDA, LAMBDAS, RidgeOptions, RidgeProblem, chosen_path
 from ..masks.templates import check_template
 from ..passes.block_moments import block_edges, block_moments
+from ..renamed import renamed
 from .cross_talk import cross_talk
 
 Method = Literal["pearson", "ridge"]
@@ -39,6 +40,7 @@ _HALVES = {
 }
 
 
+@renamed(gain="counts_per_electron")
 def held_out_cross_talk(
     counts: xr.DataArray,
     template: xr.DataArray,
@@ -102,7 +104,7 @@ def held_out_cross_talk(
     (('fold', 'image', 'template'), ['top', 'bottom', 'left', 'right'])
     """
     if by not in get_args(By):
-        raise InputError(f"by is {by!r}; expected one of {get_args(By)}.")
+        raise InputError(f"by={by!r} was given; expected one of {get_args(By)}.")
     if method not in get_args(Method):
         raise InputError(f"The method is {method!r}; expected one of {get_args(Method)}.")
     if ridge and method != "ridge":

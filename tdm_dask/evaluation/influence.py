@@ -16,12 +16,14 @@ from ..errors import InputError, SiteError
 from ..masks.derivation import NORMALISATION_OF, Method, apply_mask, derive_mask
 from ..masks.symmetry import Group, symmetrise_mask
 from ..masks.templates import gaussian_template
+from ..renamed import renamed
 
 Array = npt.NDArray[np.float64]
 
 KIND, ALTERNATIVE = "kind", "alternative"
 
 
+@renamed(gain="counts_per_electron")
 def template_influence(
     counts: xr.DataArray,
     sites: Mapping[str, npt.ArrayLike],

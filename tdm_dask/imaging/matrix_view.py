@@ -183,8 +183,8 @@ def _high_angle(counts: xr.DataArray, high_angle: float | str | None) -> float:
         return quantity(high_angle, "mrad", "high_angle")
     if "semi_angle_mrad" not in counts.attrs:
         raise InputError(
-            "The counts do not know their semi-angle, beyond which rows are sorted; give high_angle, or calibrate with "
-            "semi_angle."
+            "The counts do not know their semi-angle, beyond which rows are sorted; give high_angle=..., or calibrate "
+            "with semi_angle."
         )
     return HIGH_ANGLE * float(counts.attrs["semi_angle_mrad"])
 
@@ -196,7 +196,7 @@ def _beyond(counts: xr.DataArray, angles: np.ndarray, limit: float) -> np.ndarra
     if not high.any():
         raise RegionError(
             f"No valid detector pixel lies beyond {limit:g} mrad, by which rows are sorted; the detector reaches "
-            f'{angles.max():g} mrad: give a smaller high_angle, or order="concatenated".'
+            f'{angles.max():g} mrad: give a smaller high_angle=..., or order="concatenated".'
         )
     return high
 

@@ -91,7 +91,7 @@ def integrated_centre_of_mass(
     check_choice(padding, Padding, "padding")
     if energy is None:
         if "energy_eV" not in com.attrs:
-            raise CoordinateError("The beam energy is not known; give energy, or calibrate the counts with it first.")
+            raise CoordinateError("The beam energy is not known; give energy=..., or calibrate with it first.")
         energy = float(com.attrs["energy_eV"])
     wavelength = electron_wavelength(quantity(energy, "eV", "energy"))
     long, short = (
@@ -100,8 +100,8 @@ def integrated_centre_of_mass(
     )
     if long is not None and short is not None and long <= short:
         raise InputError(
-            f"The filters leave nothing between periods of {short:g} (low_pass) and {long:g} angstrom (high_pass); "
-            "give a high_pass above the low_pass."
+            f"The filters leave nothing between low_pass={short:g} and high_pass={long:g}, which are periods in "
+            "angstrom; give high_pass=... above the other."
         )
     if not order > 0:
         raise InputError(f"The order of the filters is {order!r}; expected a positive number.")

@@ -369,7 +369,7 @@ def _measured(pattern: xr.DataArray | xr.Dataset, n: int | None) -> tuple[xr.Dat
             raise InputError(
                 f"The statistics lack {sorted(missing)}; expected what tdm_dask.pixel_statistics returns."
                 if missing
-                else "The statistics say themselves how many patterns their mean is of; leave n out."
+                else "The statistics say themselves how many patterns their mean is of; n=... is for a pattern alone."
             )
         mean, patterns = pattern["mean"], int(pattern["n"])
     else:
@@ -377,7 +377,7 @@ def _measured(pattern: xr.DataArray | xr.Dataset, n: int | None) -> tuple[xr.Dat
     if not isinstance(mean, xr.DataArray) or set(mean.dims) != set(DETECTOR):
         raise InputError(f"The pattern has dims {getattr(mean, 'dims', None)}; expected {DETECTOR}.")
     if isinstance(patterns, bool) or not isinstance(patterns, (int, np.integer)) or patterns < 1:
-        raise InputError(f"n is {patterns!r}; expected the number of patterns, at least 1.")
+        raise InputError(f"n={patterns!r} was given; expected the number of patterns, at least 1.")
     require_unit(mean, DETECTOR, "mrad", "Matching a pattern")
     mean = mean.transpose(*DETECTOR).compute().astype(np.float64)
     valid = mean.coords[VALID_PIXELS].values.astype(bool) if VALID_PIXELS in mean.coords else np.ones(mean.shape, bool)
@@ -417,6 +417,6 @@ def _ranges(rotation: Range, scale: Any, shift: float | str) -> list[tuple[float
 
     turn, size = pair(rotation, "deg", "rotation"), pair(scale, None, "scale")
     if size[0] <= 0:
-        raise InputError(f"scale is {scale!r}; expected positive numbers.")
+        raise InputError(f"scale={scale!r} was given; expected positive numbers.")
     most = abs(quantity(shift, "mrad", "shift", positive=False))
     return [turn, size, (-most, most), (-most, most)]

@@ -176,7 +176,7 @@ def separated(weights: Array, rho: Array, between: Array) -> Array:
             raise TemplateError(
                 f"The {len(rho)} templates cannot be kept apart with separate=True: where masks are derived, one of "
                 "them is constant, a sum of others, or seen by the pixels as such a sum; leave it out (a template of "
-                "all columns is the sum of their kinds), or leave separate at False."
+                "all columns is the sum of their kinds), or give separate=False."
             )
     return between @ np.linalg.solve(responses, weights)
 

@@ -104,7 +104,7 @@ def collection_aperture(
     if not kept_out or kind in kept_out:
         raise InputError(f'The others are {kept_out}; expected at least one template, and not "{kind}" itself.')
     if not np.isfinite(rejection) or rejection < 0:
-        raise InputError(f"rejection is {rejection!r}; expected a number of at least 0.")
+        raise InputError(f"rejection={rejection!r} was given; expected a number of at least 0.")
     chosen = maps["covariance"].sel({TEMPLATE: [kind, *kept_out]}).values
     low, high = _limits(maps, radius)
     search = _Search(maps, chosen, rejection, high)

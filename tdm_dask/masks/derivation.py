@@ -29,6 +29,7 @@ from ..counts.statistics import (
 from ..errors import InputError, MaskError
 from ..passes.graphs import images, lazily, moments
 from ..passes.reductions import prepare_masks, prepare_templates
+from ..renamed import renamed
 from .ridge import RidgeOptions, ridge_masks
 from .templates import check_template
 
@@ -121,6 +122,7 @@ def labelled_correlations(
     return dataset.assign(detector_region=region)
 
 
+@renamed(gain="counts_per_electron")
 def derive_mask(
     counts: xr.DataArray | xr.Dataset,
     template: xr.DataArray | None = None,
@@ -157,9 +159,9 @@ def derive_mask(
         separate : bool, default False
             Whether the response to the other templates is made zero where the mask is derived: the image, as a sum
             of all templates and a rest, has coefficients of 0 for all but its own.
-        gain : float, optional
-            Counts per electron; lambda then weighs every pixel by the part of its variance that is counting noise. By
-            default all pixels alike.
+        counts_per_electron : float, optional
+            Lambda then weighs every pixel by the part of its variance that is counting noise. By default all pixels
+            alike. Called `gain` before, which works in this release alone.
         solver : {"auto", "gram", "conjugate-gradients"}
             "gram" makes C_q in one read, for up to 8192 pixels (of which 4 blocks hold half as many); conjugate
             gradients take one read for each step, now, whatever the size, and need the regularisation as a number.

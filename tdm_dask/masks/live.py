@@ -355,7 +355,7 @@ def _snapshots(
 ) -> Iterator[xr.DataArray]:
     every = result.counts.shape[1] if every is None else every
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-        raise InputError(f"every is {every!r}; expected a number of patterns, at least 1.")
+        raise InputError(f"every={every!r} was given; expected a number of patterns, at least 1.")
 
     def snapshots() -> Iterator[xr.DataArray]:
         new = 0

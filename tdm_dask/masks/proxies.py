@@ -33,6 +33,7 @@ from ..counts.statistics import (
 from ..errors import CorruptStoreError, MemoryLimitError, RegionError
 from ..reading.blocks import InMemory, bounding_box
 from ..reading.lazy import as_dask, cores, scan_chunks, source_of
+from ..renamed import renamed
 from ..shards.objects import StoreLike
 from .derivation import NORMALISATION_OF, Method, Normalisation, apply_mask, check_normalisation, derive_mask
 from .ridge import RidgeOptions
@@ -114,12 +115,13 @@ def proxy(
     counts = check_counts(counts)
     weights = detector_weights(counts, detector_region)
     if path is None:
-        return _in_memory(counts, weights, bin, "The proxy", "path= for a store instead of memory", may_bin=True)
+        return _in_memory(counts, weights, bin, "The proxy", "path=... for a store instead of memory", may_bin=True)
     compact = _compact(counts, weights, bin, name=None)
     with dask.config.set(scheduler="threads") if isinstance(counts.data, np.ndarray) else nullcontext():
         return convert(compact, path)
 
 
+@renamed(gain="counts_per_electron")
 def column_images(
     counts: xr.DataArray,
     template: xr.DataArray,
@@ -322,7 +324,7 @@ def _cast(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if block.max(initial=0) > np.iinfo(dtype).max:
         raise CorruptStoreError(
             f"The counts reach {block.max()}, where their store knows of none beyond {np.iinfo(dtype).max}; check it "
-            "with verify or convert the source again with overwrite."
+            "with verify or convert the source again with overwrite=True."
         )
     return block.astype(dtype)
 

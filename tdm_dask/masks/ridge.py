@@ -7,8 +7,8 @@ mask is the image of the counts that comes closest to the template, with weights
 
 over the pixels of the detector region (Hoerl and Kennard 1970). :math:`\hat D` is never formed. Lambda is in units of
 the diagonal of C_q, which is 1. N is the inverse of the region's weights, so that a pixel of little weight gets little
-of the mask, as in a Pearson mask, and the others make up for it; with a gain, times the part of a pixel's variance that
-is counting noise.
+of the mask, as in a Pearson mask, and the others make up for it; with the counts per electron, times the part of a
+pixel's variance that is counting noise.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ..passes.block_moments import block_edges, block_moments
 from ..passes.graphs import lazily, moments
 from ..passes.reductions import prepare_masks, prepare_templates
 from ..passes.second_moments import normal_product
+from ..renamed import renamed
 from .templates import check_template
 
 Objective = Literal["both", "R", "excess"]
@@ -63,8 +64,8 @@ class RidgeOptions:
     objective : {"both", "R", "excess"}
     blocks : (int, int)
     separate : bool
-    gain : float or None
-        Counts per electron, where pixels are weighted by their counting noise.
+    counts_per_electron : float or None
+        Where pixels are weighted by their counting noise.
     solver : {"auto", "gram", "conjugate-gradients"}
     most_reads : int
     """
@@ -73,7 +74,7 @@ class RidgeOptions:
     objective: Objective = "both"
     blocks: tuple[int, int] = (2, 2)
     separate: bool = False
-    gain: float | None = None
+    counts_per_electron: float | None = None
     solver: Solver = "auto"
     most_reads: int = 200
 
@@ -101,10 +102,11 @@ class RidgeOptions:
         numbers_of = isinstance(blocks, Sequence) and len(blocks) == 2 and all(_whole(b) for b in blocks)
         if not numbers_of or max(blocks) < 2:
             raise InputError(f"The blocks are {blocks!r}; expected two whole numbers (y, x), such as (2, 2).")
-        if self.gain is not None and not _positive(self.gain):
-            raise InputError(f"The gain is {self.gain!r}; expected a positive number of counts per electron.")
+        electron = self.counts_per_electron
+        if electron is not None and not _positive(electron):
+            raise InputError(f"counts_per_electron={electron!r} was given; expected a positive number.")
         if not _whole(self.most_reads):
-            raise InputError(f"most_reads is {self.most_reads!r}; expected a whole number of at least 1.")
+            raise InputError(f"most_reads={self.most_reads!r} was given; expected a whole number of at least 1.")
 
 
 def _positive(value: Any) -> bool:
@@ -147,17 +149,18 @@ def labelled_masks(
     return mask.assign_coords(extra).rename("mask")
 
 
+@renamed(lambdas="regularisation", gain="counts_per_electron")
 def regularisation_curve(
     counts: xr.DataArray,
     template: xr.DataArray,
     *,
     detector_region: Any = None,
     scan_region: Any = None,
-    lambdas: Sequence[float] = LAMBDAS,
+    regularisation: Sequence[float] = LAMBDAS,
     objective: Objective = "both",
     blocks: tuple[int, int] = (2, 2),
     separate: bool = False,
-    gain: float | None = None,
+    counts_per_electron: float | None = None,
 ) -> xr.Dataset:
     r"""How ridge masks of every lambda do on parts of the scan that they have not seen, in one read.
 
@@ -169,15 +172,16 @@ def regularisation_curve(
     ----------
     counts, template, detector_region, scan_region
         As in `tdm_dask.derive_mask`.
-    lambdas : sequence of float
-        In units of the diagonal of C_q. By default 51 from 0.001 to 100, evenly in their logarithm.
+    regularisation : sequence of float
+        Every lambda, in units of the diagonal of C_q. By default 51 from 0.001 to 100, evenly in their logarithm.
+        Called `lambdas` before, which works in this release alone.
     objective : {"both", "R", "excess"}, default "both"
         What the loss is: "R", the mean of 1 - R_ii; "excess", the mean over the images of their largest abs(R - G)
         with a template of another kind; "both", the root of the product of the two, so that either may grow only by
         a factor by which the other falls.
     blocks : (int, int), default (2, 2)
         Blocks along y and x. Each should hold a unit cell or more.
-    separate, gain
+    separate, counts_per_electron
         As in `tdm_dask.derive_mask`.
 
     Returns
@@ -204,10 +208,10 @@ def regularisation_curve(
     >>> bool(curve["own"].sel(regularisation=curve["chosen"]).item() > 0.9)
     True
     """
-    options = RidgeOptions("cross-validated", objective, blocks, separate, gain)
-    chosen_from = tuple(sorted({float(v) for v in lambdas}))
+    options = RidgeOptions("cross-validated", objective, blocks, separate, counts_per_electron)
+    chosen_from = tuple(sorted({float(v) for v in regularisation}))
     if not chosen_from or not np.isfinite(chosen_from).all() or chosen_from[0] <= 0:
-        raise InputError(f"The lambdas are {tuple(lambdas)}; expected positive numbers.")
+        raise InputError(f"The regularisation is one of {tuple(regularisation)}; expected positive numbers.")
     counts = check_counts(counts)
     problem = RidgeProblem.of(counts, check_template(counts, template), detector_region, scan_region)
     found = _from_matrix(problem, options, chosen_from)
@@ -325,7 +329,7 @@ def chosen_path(
     """
     whole, pixels = functools.reduce(SecondMoments.__add__, blocks), len(region)
     mean, std = whole.mean[:pixels], np.sqrt(np.diag(whole.products)[:pixels] / whole.n)
-    penalties = pixel_penalties(mean, std, region, options.gain)
+    penalties = pixel_penalties(mean, std, region, options.counts_per_electron)
     found: dict[str, np.ndarray] = {}
     if isinstance(options.regularisation, str):
         if len(blocks) < 2:
@@ -351,12 +355,14 @@ def compared(r: np.ndarray, g: np.ndarray, objective: Objective) -> dict[str, np
     return {"R": r, "G": g, "own": own, "excess": excess, "loss": short if r.shape[1] == 1 else loss}
 
 
-def pixel_penalties(mean: np.ndarray, std: np.ndarray, region: np.ndarray, gain: float | None) -> np.ndarray:
+def pixel_penalties(
+    mean: np.ndarray, std: np.ndarray, region: np.ndarray, counts_per_electron: float | None
+) -> np.ndarray:
     """The diagonal N: what a weight of 1 on a pixel's standardised counts costs."""
-    if gain is None:
+    if counts_per_electron is None:
         return 1.0 / region
     # The part of its variance that is counting noise.
-    share = np.divide(gain * mean, std**2, where=std > 0, out=np.ones(len(std)))
+    share = np.divide(counts_per_electron * mean, std**2, where=std > 0, out=np.ones(len(std)))
     return np.clip(share, 1e-3, 1.0) / region
 
 
@@ -372,7 +378,7 @@ def _by_gradients(problem: RidgeProblem, options: RidgeOptions) -> tuple[dict[st
     number, pixels = len(problem.names), problem.pixels
     first = _computed(moments(problem.counts.data, problem.templates, problem.used, pixels, number, problem.shifts))
     mean, std, rho = (first[name][..., pixels] for name in ("mean", "std", "rho"))
-    root = 1.0 / np.sqrt(pixel_penalties(mean, std, problem.region, options.gain))
+    root = 1.0 / np.sqrt(pixel_penalties(mean, std, problem.region, options.counts_per_electron))
     right = rho * root
 
     def product(directions: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class RidgeTuner:
         Best a `tdm_dask.proxy` in memory: this reads, now, and every mask reads again.
     detector_region, scan_region
         As in `tdm_dask.correlate`.
-    gain : float, optional
+    counts_per_electron : float, optional
         As in `tdm_dask.derive_mask`.
 
     Raises
@@ -61,7 +61,7 @@ class RidgeTuner:
         *,
         detector_region: Any = None,
         scan_region: Any = None,
-        gain: float | None = None,
+        counts_per_electron: float | None = None,
     ) -> None:
         self._counts = check_counts(counts)
         self._weights, self._scan_region = detector_weights(counts, detector_region), scan_region
@@ -74,7 +74,7 @@ class RidgeTuner:
         found = gram(counts.data, used_patterns(counts, scan_region), pixels, shifts=descan_shifts(counts))
         matrix, mean, std = (np.asarray(found[name]) for name in ("correlation", "mean", "std"))
         self._constant = std[pixels] == 0
-        penalties = pixel_penalties(mean[pixels], std[pixels], self._weights[pixels], gain)
+        penalties = pixel_penalties(mean[pixels], std[pixels], self._weights[pixels], counts_per_electron)
         self._factors = RidgeFactors.of(matrix, penalties)
 
     def mask(self, template: xr.DataArray, regularisation: float, *, separate: bool = False) -> xr.DataArray:

@@ -221,7 +221,9 @@ def _found(
     turn = 0.0 if search_turn else float(rotation)
     if not search_centre and not search_turn:
         if pattern is not None:
-            raise MaskError('A pattern was given, but nothing is to be refined; set centre or rotation to "refine".')
+            raise MaskError(
+                'A pattern was given, but nothing is to be refined; give centre="refine" or rotation="refine".'
+            )
         return start, turn
     if pattern is None:
         planes = np.asarray(mask.values, np.float64).reshape(-1, *grid.shape)

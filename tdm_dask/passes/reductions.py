@@ -416,7 +416,8 @@ def prepare_masks(
         raise MaskError(f"The mask holds NaN or infinity at {int(bad.sum())} weights; give finite weights.")
     if pixels is not None and weights[:, ~pixels].any():
         raise MaskError(
-            "The mask has weights outside its detector_region, which was not read; drop that coordinate from the mask."
+            "The mask has weights outside the detector region that it carries, which was not read; drop its coordinate "
+            '"detector_region".'
         )
     if valid is not None:
         weights[:, ~valid] = 0.0

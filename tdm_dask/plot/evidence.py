@@ -61,7 +61,7 @@ def plot_offsets(scan: xr.Dataset, kind: str, *, of: str = "response", axes: Axe
     one = _of(scan, kind)
     ways = {"response": "response |ρ|", "own_response": "own response", "image_correlation": "R of the image"}
     if of not in ways:
-        raise InputError(f"of is {of!r}; expected one of {tuple(ways)}.")
+        raise InputError(f"of={of!r} was given; expected one of {tuple(ways)}.")
     dy, dx = one["dy"].values, one["dx"].values
     vectors, numbers = _steps(dy, dx)
     middle = [n // 2 for n in numbers]

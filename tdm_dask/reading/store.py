@@ -215,7 +215,7 @@ def create(
         )
     sharded = sharded_array(array)
     if sharded is None:
-        raise StoreError(f"{backend} holds counts of another layout; convert to another path or with overwrite.")
+        raise StoreError(f"{backend} holds counts of another layout; convert to another path or with overwrite=True.")
     return sharded
 
 
@@ -415,7 +415,7 @@ def _verify_shard(
     if sums is not None and totals is not None and not same_sums(sums, totals):
         return (
             f"The {array.describe(shard)} holds counts that differ from the source's sums; convert the source "
-            "again with overwrite."
+            "again with overwrite=True."
         )
     return int(lengths.sum()) + array.index_bytes
 

@@ -34,11 +34,11 @@ from ..reading.blocks import BLOCK_BYTES, Crop, Shards, Source, any_per_tile
 from ..reading.lazy import runs, source_of
 from ..reading.store import is_store, stored_statistics
 from ..reading.tasks import DataNode
-from ..shards.objects import within
+from ..shards.objects import path_in
 from ..shards.shapes import choose_shards
 from ..shards.sharded_array import RANGE_BYTES
 from ..words import bytes_text, table_text, time_text
-from .recipe_file import Recipe
+from .recipe_file import Recipe, errors_in_keys
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 from .trials import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
 
@@ -157,7 +157,7 @@ class Plan:
         if self.free_bytes is not None and self.results_bytes > self.free_bytes:
             raise DiskFullError(
                 f"The results take about {bytes_text(self.results_bytes)}, and {bytes_text(self.free_bytes)} are free "
-                "there; make room, or choose another folder with --out."
+                "there; give another folder as out=..., or make room."
             )
 
     def _what_fits(self, stage: StagePlan, has: int) -> str:
@@ -222,6 +222,7 @@ def _number(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+@errors_in_keys()
 def plan_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,
@@ -303,7 +304,7 @@ class _Scan:
     ) -> _Scan:
         place = request.recipe.source_place()
         if converted or is_store(place):
-            ready = within(folder, COUNTS) if converted else place
+            ready = path_in(folder, COUNTS) if converted else place
             counts = open_counts(ready)
             source = source_of(counts.data)
             assert source is not None

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..axes import quantity, quantity_pair
-from ..errors import InputError, RecipeError
+from ..errors import InputError, RecipeError, TdmError
 from ..masks.ridge import RidgeOptions
+from ..renamed import new_names
 from ..shards.objects import check_address
 from ..sources.plugins import is_file_name
+from ..words import Argument, in_place
 
 Quantity = float | str
 
@@ -108,21 +111,23 @@ class TemplatesSection:
 class MasksSection:
     """How masks are derived, from which detector pixels and which probe positions.
 
-    The last four are of ridge masks alone: options of `tdm_dask.derive_mask`.
+    The last four are of ridge masks alone: options of `tdm_dask.derive_mask`. Before, `detector_region` was called
+    `within`, and `counts_per_electron` `gain`; these names work in this release alone.
     """
 
     method: Literal["pearson", "mean-scaled", "ridge"] = "pearson"
-    within: str | None = None
+    detector_region: str | None = None
     scan_region: Mapping[str, Sequence[int]] | None = None
     regularisation: float | str | None = None
     objective: Literal["both", "R", "excess"] | None = None
     separate: bool | None = None
-    gain: float | None = None
+    counts_per_electron: float | None = None
 
     @property
     def ridge(self) -> dict[str, Any]:
         """Options of ridge masks that are given."""
-        options = {name: getattr(self, name) for name in ("regularisation", "objective", "separate", "gain")}
+        names = ("regularisation", "objective", "separate", "counts_per_electron")
+        options = {name: getattr(self, name) for name in names}
         return {name: value for name, value in options.items() if value is not None}
 
     def __post_init__(self) -> None:
@@ -132,7 +137,8 @@ class MasksSection:
         try:
             RidgeOptions.given(self.ridge)
         except InputError as error:
-            raise RecipeError(f"[masks] {error}") from None
+            said = in_place(str(error), lambda argument: as_key(argument, "masks"))
+            raise RecipeError(said if said.startswith("[masks]") else f"[masks] {said}") from None
         for dim, ends in (self.scan_region or {}).items():
             _one_of(dim, ("y", "x"), "A key of [masks] scan_region")
             if not (isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)):
@@ -242,6 +248,39 @@ SECTIONS: dict[str, type] = {
 }
 
 
+# Keys by the names that they had, section by section.
+OLD_KEYS: dict[str, dict[str, str]] = {"masks": {"within": "detector_region", "gain": "counts_per_electron"}}
+
+
+def as_key(argument: Argument, section: str | None = None) -> str | None:
+    """How a recipe gives an argument its value; None where it has no key for it.
+
+    Examples
+    --------
+    >>> in_place("Give scan_shape=(64, 128), or a larger reach=...", as_key)
+    'Give [source] scan_shape = [64, 128], or a larger reach=...'
+    """
+    for name, kind in SECTIONS.items():
+        if section in (None, name) and argument.name in {f.name for f in dataclasses.fields(kind)}:
+            key = f"[{name}] {argument.name}"
+            if argument.value is ...:
+                return key
+            if argument.value is None:
+                return f"no {key}"
+            return f"{key} = {json.dumps(argument.value, ensure_ascii=False)}"
+    return None
+
+
+@contextmanager
+def errors_in_keys() -> Iterator[None]:
+    """Errors inside name the keys of a recipe in place of arguments, for the recipe is what the user wrote."""
+    try:
+        yield
+    except TdmError as error:
+        error.args = (in_place(str(error), as_key),)
+        raise
+
+
 def load_recipe(recipe: str | Path | Mapping[str, Any]) -> Recipe:
     """Read and check a recipe.
 
@@ -312,6 +351,7 @@ def _section(kind: type, table: Any, where: str) -> Any:
     if not isinstance(table, Mapping):
         raise RecipeError(f"{where} must be a table, found {table!r}.")
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    table = new_names(table, OLD_KEYS.get(where.strip("[]"), {}), lambda name: f"{where} {name}")
     _refuse_unknown(table, list(fields), where)
     missing = [
         name

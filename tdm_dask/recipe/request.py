@@ -18,9 +18,9 @@ from ..detector.conventional_masks import parse_detector
 from ..errors import InputError, RecipeError
 from ..masks.templates import binary_template, gaussian_template, read_sites
 from ..reading.store import is_complete, is_store
-from ..shards.objects import get, list_keys, object_size, resolve, within
+from ..shards.objects import get, list_keys, object_size, path_in, resolve
 from ..sources.vendor import identities, telling
-from .recipe_file import Recipe, load_recipe
+from .recipe_file import OLD_KEYS, Recipe, load_recipe
 
 COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
 
@@ -51,7 +51,8 @@ class Request:
         given = dataclasses.asdict(self.recipe.source) | {"path": None}
         if (file := self.recipe.format_file()) is not None:
             given["format"] = file
-        return {key: value for key, value in given.items() if value is not None}
+        asked = {key: value for key, value in given.items() if value is not None}
+        return asked | {"compression": None} if asked.get("compression") == "none" else asked
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -74,8 +75,8 @@ class Request:
 
     def detector_region(self, counts: xr.DataArray) -> xr.DataArray | None:
         """Where masks may have weights."""
-        within = self.recipe.masks.within
-        return None if within is None else parse_detector(within, counts)
+        region = self.recipe.masks.detector_region
+        return None if region is None else parse_detector(region, counts)
 
     def templates(self, counts: xr.DataArray) -> xr.DataArray:
         """Templates (template, y, x) of the sites."""
@@ -134,8 +135,8 @@ def _check_detectors(plan: Recipe) -> None:
     """Raise for a detector that is misspelt now, not after hours of conversion."""
     angles = {dim: axis_coordinate(dim, 81, 50.0, -2000.0, "mrad") for dim in DETECTOR}
     pattern = xr.DataArray(np.zeros((81, 81)), angles, DETECTOR, attrs={"semi_angle_mrad": 100.0})
-    within = [] if plan.masks.within is None else [plan.masks.within]
-    for spec in (*plan.detectors.values(), *within):
+    region = [] if plan.masks.detector_region is None else [plan.masks.detector_region]
+    for spec in (*plan.detectors.values(), *region):
         parse_detector(spec, pattern)
 
 
@@ -168,7 +169,7 @@ def finished_stages(folder: str | Path, request: Request) -> tuple[str, ...]:
     place = resolve(folder)
     stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if before == now else {}
     done = [name for name, group in stages.items() if object_size(place, f"{group}/zarr.json") is not None]
-    converted = is_complete(within(folder, COUNTS)) and (before == now or _same_counts(before, now))
+    converted = is_complete(path_in(folder, COUNTS)) and (before == now or _same_counts(before, now))
     return (*(["convert"] if converted else []), *done)
 
 
@@ -188,8 +189,8 @@ def stale_results(folder: str | Path, request: Request, overwrite: bool) -> list
         stale.remove(COUNTS)
     if stale and not overwrite:
         raise RecipeError(
-            f"{folder} holds results of another recipe, or of other files; give another folder, or ask to "
-            "overwrite them."
+            f"{folder} holds results of another recipe, or of other files; give another folder, or "
+            "overwrite=True to replace them."
         )
     return stale
 
@@ -199,7 +200,16 @@ def _note(folder: str | Path) -> Any:
     if isinstance(folder, Path) and not folder.is_dir():
         return None
     note = get(resolve(folder), NOTE)
-    return None if note is None else json.loads(note.tobytes())
+    return None if note is None else _with_new_keys(json.loads(note.tobytes()))
+
+
+def _with_new_keys(note: dict[str, Any]) -> dict[str, Any]:
+    """A note by today's keys of recipes: results of before a key was renamed are of the same recipe."""
+    for section, keys in OLD_KEYS.items():
+        asked = note["recipe"][section]
+        if asked is not None:
+            note["recipe"][section] = {keys.get(key, key): value for key, value in asked.items()}
+    return note
 
 
 def depends_on(request: Request) -> dict[str, Any]:
@@ -213,7 +223,7 @@ def depends_on(request: Request) -> dict[str, Any]:
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
     if (file := request.recipe.format_file()) is not None:
-        depends["format"] = identity(file)
+        depends["format"] = telling(identities(file)[0])
     return dict(json.loads(json.dumps(depends)))
 
 

@@ -34,8 +34,8 @@ from ..evaluation.cross_talk import correlations, cross_talk, site_contrast
 from ..evaluation.verdict import evidence as evidence_on
 from ..masks.derivation import apply_mask, correlate, derive_mask
 from ..reading.store import is_store, stored_statistics, write_calibration
-from ..shards.objects import delete_folder, object_size, put, resolve, within, writing
-from .recipe_file import Recipe
+from ..shards.objects import delete_folder, object_size, path_in, put, resolve, writing
+from .recipe_file import Recipe, errors_in_keys
 from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
@@ -88,6 +88,7 @@ class RecipeResult:
     evidence: xr.Dataset = field(default_factory=xr.Dataset)
 
 
+@errors_in_keys()
 def run_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,
@@ -141,7 +142,7 @@ def run_recipe(
 
     store = _open_or_convert(request, folder, clock)
     counts, pacbed = _calibrated(request, store, clock)
-    results = within(folder, RESULTS)
+    results = path_in(folder, RESULTS)
     masks = _stored(results, "masks", lambda: _masks(request, counts, clock))
     images = _stored(results, "images", lambda: _images(plan, counts, masks, _lazily(results, "masks"), clock))
     pacbed = _stored(results, "pacbed", pacbed.to_dataset)[pacbed.name]
@@ -199,7 +200,7 @@ def _open_or_convert(request: Request, folder: str | Path, clock: _Clock) -> str
     source = request.recipe.source_place()
     if is_store(source):
         return source
-    store = within(folder, COUNTS)
+    store = path_in(folder, COUNTS)
     nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
     clock.run("convert", nbytes, lambda: convert(source, store, **request.reading))
     return store

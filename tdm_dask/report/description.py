@@ -234,7 +234,7 @@ def describe(path: str | Path, options: Mapping[str, Any]) -> Output:
         file = open_vendor(path, **given, frame=0)
         given["frame"] = "all"
         several.append(
-            f"The file holds {file.scans} scans, of which this is scan 0: frame picks one (--frame N), and --frame all "
+            f'The file holds {file.scans} scans, of which this is scan 0: frame=0 picks one, and frame="all" '
             "converts each into a store of its own."
         )
     counts = label_vendor(file)

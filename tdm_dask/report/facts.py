@@ -116,13 +116,13 @@ def steps(result: RecipeResult) -> Iterator[str]:
     notes = " ".join(result.masks.attrs.get("notes", []))
     shape = asked.shape.capitalize() if asked.shape == "gaussian" else asked.shape
     yield f"Made {shape} templates, {width}, at the sites given: {places}. {notes}".rstrip()
-    within = f", within {recipe.masks.within}" if recipe.masks.within else ""
+    region = f", within {recipe.masks.detector_region}" if recipe.masks.detector_region else ""
     ranges = [f"{dim} {ends[0]}:{ends[1]}" for dim, ends in (recipe.masks.scan_region or {}).items()]
     part = f", from the probe positions {' and '.join(ranges)} alone" if ranges else ""
     ridge = recipe.masks.method == "ridge"
     yield (
         f"Correlated the image of every detector pixel with every template{' and every other pixel' * ridge}, in one "
-        f"read of the counts, and derived {METHODS[recipe.masks.method]} masks{within}{part}"
+        f"read of the counts, and derived {METHODS[recipe.masks.method]} masks{region}{part}"
         f"{_time(took, 'correlate')}.{' ' + _ridge_text(result) if ridge else ''}"
     )
     how = "standardised counts" if recipe.images.normalisation == "standardised" else "the counts as they are"
@@ -141,7 +141,7 @@ def _ridge_text(result: RecipeResult) -> str:
     chosen = f"lambda {found:.3g}"
     if asked.regularisation in (None, "cross-validated"):
         chosen += f", chosen for {after} by cross-validation on 2 × 2 blocks of the scan"
-    noise = ", which weighs pixels by their counting noise" if asked.gain is not None else ""
+    noise = ", which weighs pixels by their counting noise" if asked.counts_per_electron is not None else ""
     apart = "; every image answers to no template but its own where masks were derived" if asked.separate else ""
     return f"The masks solve for all templates together, by the matrix of the pixels, with {chosen}{noise}{apart}."
 

@@ -13,9 +13,10 @@ import zarr
 
 from ..axes import FINDINGS
 from ..reading.store import read_attributes
+from ..recipe.recipe_file import as_key
 from ..recipe.run import RecipeResult
 from ..shards.objects import StoreLike, resolve
-from ..words import bytes_text
+from ..words import bytes_text, in_place
 
 # Arrays that a conversion gathers in its one read: the sum of every pattern, the maximum of every pixel. Both are exact
 # for integers and the same however the counts are stored, which a mean of long integers need not be.
@@ -88,7 +89,7 @@ def source_facts(result: RecipeResult) -> Iterator[tuple[str, str]]:
     if crop:
         yield "cropped to", ", ".join(f"{dim} {start}:{stop}" for dim, (start, stop) in crop.items())
     yield "fingerprint of the counts", fingerprint(result.store) or "none: the store has no sums of its counts"
-    found = [str(text) for text in result.counts.attrs.get(FINDINGS, ())]
+    found = [in_place(str(text), as_key) for text in result.counts.attrs.get(FINDINGS, ())]
     if found:
         yield "what the checks found", " ".join(found)
 

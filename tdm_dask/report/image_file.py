@@ -31,7 +31,7 @@ def check_image_path(path: str | Path, overwrite: bool = False) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist; make it first.")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; give another name, or overwrite it on request (--overwrite).")
+        raise InputError(f"{path} exists; give another name, or overwrite=True to replace it.")
     return path
 
 

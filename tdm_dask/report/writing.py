@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..recipe.plan import Plan
 from ..recipe.run import RecipeResult
-from ..shards.objects import put, resolve, within
+from ..shards.objects import path_in, put, resolve
 from .figures import draw_figures, figures_of
 from .notebook import check_notebook, write_notebook
 from .page import page_text
@@ -85,7 +85,7 @@ def write_report(result: RecipeResult, plan: Plan | None = None, *, notebook: bo
         def sent(file: str | Path) -> str | Path:
             name = Path(file).relative_to(folder).as_posix()
             put(place, name, Path(file).read_bytes())
-            return within(result.out, name)
+            return path_in(result.out, name)
 
         return Report(
             page=sent(made.page),

@@ -150,12 +150,12 @@ def object_size(store: Store, key: str) -> int | None:
         return None
 
 
-def within(folder: str | Path, name: str) -> str | Path:
+def path_in(folder: str | Path, name: str) -> str | Path:
     """The place of a file or store in a folder, or under an address.
 
     Examples
     --------
-    >>> within("s3://bucket/results", "report.html")
+    >>> path_in("s3://bucket/results", "report.html")
     's3://bucket/results/report.html'
     """
     return folder / name if isinstance(folder, Path) else f"{folder}/{name}"

@@ -101,7 +101,8 @@ class ShardedArray:
         data = get(self.store, self.key(shard), SuffixByteRequest(self.index_bytes))
         if data is None:
             raise CorruptStoreError(
-                f"The {self.describe(shard)} is missing from {self.store}; convert the source again with overwrite."
+                f"The {self.describe(shard)} is missing from {self.store}; convert the source again with "
+                "overwrite=True."
             )
         if len(data) < self.index_bytes:
             raise self._damaged(shard, f"it has only {len(data)} bytes")
@@ -114,7 +115,8 @@ class ShardedArray:
 
     def _damaged(self, shard: Sequence[int], why: str) -> CorruptStoreError:
         return CorruptStoreError(
-            f"The {self.describe(shard)} of {self.store} is damaged: {why}; convert the source again with overwrite."
+            f"The {self.describe(shard)} of {self.store} is damaged: {why}; convert the source again with "
+            "overwrite=True."
         )
 
     def read_shard(

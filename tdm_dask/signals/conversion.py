@@ -113,7 +113,7 @@ def from_signal(signal: BaseSignal, *, frame: int | None = None, dims: Sequence[
         data, axes = _frame(data, axes, frame)
         metadata.get("_HyperSpy", {}).pop("_sig_navigator", None)  # it is the stack's
     elif frame is not None:
-        raise FrameError(f"The signal {signal} is no stack of scans; leave frame out.")
+        raise FrameError(f"The signal {signal} is no stack of scans; leave out frame={frame}.")
     names = _dims(signal, axes, node, dims)
     facts: dict[str, Any] = acquisition_facts(metadata)
     known_axes = (node or {}).get("axes", {})
@@ -239,7 +239,7 @@ def _frame(data: Any, axes: list[dict[str, Any]], frame: int | None) -> tuple[An
     if frame is None or isinstance(frame, bool) or not 0 <= frame < data.shape[0]:
         asked = "none was asked for" if frame is None else f"frame={frame!r} was asked for"
         raise FrameError(
-            f"The signal is a stack of {data.shape[0]} scans and {asked}; give frame, from 0 to {data.shape[0] - 1}."
+            f"The signal is a stack of {data.shape[0]} scans and {asked}; give frame=0 to frame={data.shape[0] - 1}."
         )
     return data[frame], axes[1:]
 
@@ -251,7 +251,7 @@ def _dims(
     if given is not None:
         names = tuple(given)
         if len(names) != len(axes) or len(set(names)) != len(names) or not set(names) <= {*DIMS, TEMPLATE}:
-            raise InputError(f"dims is {names}; expected {len(axes)} of {(TEMPLATE, *DIMS)}, each once.")
+            raise InputError(f"dims={names} was given; expected {len(axes)} of {(TEMPLATE, *DIMS)}, each once.")
         return names
     recorded = recorded_dims(axes, node)
     if recorded:
@@ -275,7 +275,7 @@ def _dims(
         )
     raise CountsError(
         f"The signal {signal} has {shape[0]} navigation and {shape[1]} signal dimensions; expected two of each: use "
-        "as_signal2D or transpose(signal_axes=2), and frame for a stack of scans."
+        "as_signal2D or transpose(signal_axes=2), and frame=... for a stack of scans."
     )
 
 

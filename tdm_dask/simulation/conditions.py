@@ -47,9 +47,11 @@ def scatterer_of(
     volt = quantity(energy, "eV", "energy")
     edge = quantity(soft_edge, "mrad", "soft_edge", positive=False)
     if edge < 0:
-        raise InputError(f"soft_edge is {soft_edge!r}; expected an angle of at least 0.")
+        raise InputError(f"soft_edge={soft_edge!r} was given; expected an angle of at least 0.")
     if frozen_phonons < 1:
-        raise InputError(f"frozen_phonons is {frozen_phonons}; expected 1 or more (sigmas=0 leaves the atoms at rest).")
+        raise InputError(
+            f"frozen_phonons={frozen_phonons} was given; expected 1 or more (sigmas=0 leaves the atoms at rest)."
+        )
     steps = natural_steps(specimen.cell, electron_wavelength(volt))
     pixel = max(steps) if pixel_size is None else quantity(pixel_size, "mrad", "pixel_size")
     elements = sorted(set(atoms.get_chemical_symbols()))
@@ -116,7 +118,7 @@ def probe_grid(specimen: Specimen, scan_step: Any, scan_extent: Any) -> tuple[tu
     extent = specimen.cell if scan_extent is None else quantity_pair(scan_extent, "angstrom", "scan_extent")
     if any(e > c + 1e-6 for e, c in zip(extent, specimen.cell, strict=True)):
         raise InputError(
-            f"scan_extent is {tuple(round(e, 3) for e in extent)} angstrom; expected at most the block, "
+            f"scan_extent={tuple(round(e, 3) for e in extent)} was given, in angstrom; expected at most the block, "
             f"{tuple(round(c, 3) for c in specimen.cell)}."
         )
     ny, nx = (max(1, round(e / s)) for e, s in zip(extent, steps, strict=True))

@@ -82,7 +82,7 @@ def antisite(specimen: Specimen, kind: str, site: Sequence[float], *, element: s
     (0.5, {'Fe': 5, 'Li': 5})
     """
     if every < 1 or every != int(every):
-        raise InputError(f"every is {every}; expected a whole number, 1 or more.")
+        raise InputError(f"every={every} was given; expected a whole number, 1 or more.")
     place, members = _column_at(specimen, kind, site)
     exchanged = members[int(every) - 1 :: int(every)]
     atoms = specimen.atoms.copy()

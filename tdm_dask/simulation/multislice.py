@@ -20,6 +20,7 @@ from ..counts.regions import crop
 from ..errors import InputError
 from ..reading import store as stores
 from ..reading.lazy import as_dask
+from ..renamed import renamed
 from .conditions import listed, probe_grid, scatterer_of, thicknesses_of
 from .scattering import Scatterer, need_abtem
 from .simulated_scan import ONE_AT_A_TIME, SimulatedScan, forget, mean_intensities
@@ -31,6 +32,7 @@ Method = Literal["auto", "matrix", "multislice"]
 _MATRIX_BYTES = 2 * 2**30
 
 
+@renamed(dose="electrons_per_probe")
 def simulate(
     specimen: Specimen,
     store: str | os.PathLike[str],
@@ -51,7 +53,7 @@ def simulate(
     sigmas: Mapping[str, float] | float | None = None,
     scan_step: float | str | Sequence[float | str] = "0.3 Å",
     scan_extent: Sequence[float | str] | None = None,
-    dose: float | None = 20_000.0,
+    electrons_per_probe: float | None = 20_000.0,
     seed: int = 0,
     method: Method = "auto",
     block: int = 256,
@@ -98,8 +100,9 @@ def simulate(
         Rounded so that whole steps fill `scan_extent`.
     scan_extent : (y, x) in angstrom, optional
         From the origin of the block; by default all of it.
-    dose : float or None, default 20000
-        Electrons per probe position; the counts are Poisson numbers. None leaves parts of one electron, as float32.
+    electrons_per_probe : float or None, default 20000
+        At each probe position; the counts are Poisson numbers. None leaves parts of one electron, as float32. Called
+        `dose` before, which works in this release alone.
     seed : int, default 0
     method : {"auto", "matrix", "multislice"}
         "matrix": the scattering matrix of the plane waves that make up the probe, then a matrix product for each
@@ -160,10 +163,11 @@ def simulate(
         sigmas=sigmas,
         seed=seed,
     )
+    dose = electrons_per_probe
     if dose is not None and not 0 < dose < 2**31:
-        raise InputError(f"The dose is {dose}; expected a positive number of electrons per probe position, or None.")
+        raise InputError(f"electrons_per_probe={dose} was given; expected a positive number, or None.")
     if block < 1:
-        raise InputError(f"block is {block}; expected a number of probe positions, 1 or more.")
+        raise InputError(f"block={block} was given; expected a number of probe positions, 1 or more.")
     n, step = probe_grid(specimen, scan_step, scan_extent)
     (nky, nkx), planes = scatterer.detector, len(scatterer.planes)
     scan = SimulatedScan(

@@ -243,7 +243,7 @@ class Scatterer:
         sigmas = dict(self.conditions.sigmas)
         missing = sorted(set(atoms.get_chemical_symbols()) - set(sigmas))
         if missing:
-            raise InputError(f"There is no thermal displacement for {', '.join(missing)}; give it in sigmas.")
+            raise InputError(f"There is no thermal displacement for {', '.join(missing)}; give the sigmas of all.")
         sigma = np.array([sigmas[s] for s in atoms.get_chemical_symbols()])
         rng = np.random.default_rng((self.conditions.seed, configuration))
         atoms.positions += sigma[:, None] * rng.standard_normal((len(atoms), 3))
@@ -312,8 +312,8 @@ def check_sampling(scatterer: Scatterer) -> None:
     wanted = scatterer.conditions.max_angle
     if reach < wanted:
         raise InputError(
-            f"A potential sampled every {spacing:.3f} angstrom serves angles up to {reach:.1f} mrad, but max_angle is "
-            f"{wanted:g}; use potential_sampling={spacing * reach / wanted:.3f} or less."
+            f"A potential sampled every {spacing:.3f} angstrom serves angles up to {reach:.1f} mrad, but "
+            f"max_angle={wanted:g} was asked for; use potential_sampling={spacing * reach / wanted:.3f} or less."
         )
 
 

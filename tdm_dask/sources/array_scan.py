@@ -126,7 +126,7 @@ def fill_array(
     ny, nx = dims[:2]
     if request.scan_shape not in (None, (ny, nx)):
         raise ScanShapeError(
-            f"{request.name} holds a scan of {(ny, nx)} positions, but scan_shape {request.scan_shape} was "
+            f"{request.name} holds a scan of {(ny, nx)} positions, but scan_shape={request.scan_shape} was "
             "given; leave it out."
         )
     return Filling((ny, nx), FrameOrder(ny * nx, 0, nx), ny * nx, ())

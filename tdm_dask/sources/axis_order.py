@@ -22,7 +22,7 @@ ABOUT_DETECTOR_FIRST = "The file stores the detector first; each pattern is gath
 _DETECTOR = re.compile(r"(k|q|camera|det|detector|diffraction|diff)[_ ]?[xy]", re.IGNORECASE)
 _SCAN = re.compile(r"((r|scan|probe|real|sample)[_ ]?)?[xy]", re.IGNORECASE)
 
-_OFFER = "the detector's axes seem to come first; if so, open it with detector_first (--detector-first)."
+_OFFER = "the detector's axes seem to come first; if so, open it with detector_first=True."
 
 # Places along each of two axes that are compared, and fewer where they cost more bytes than this to read.
 _PLACES, _FEWEST_PLACES = 8, 4

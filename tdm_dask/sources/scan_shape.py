@@ -114,7 +114,7 @@ def shapes_that_fit(n_frames: int, near: tuple[int, int] | None = None, most: in
 
 def suggestion(n_frames: int, near: tuple[int, int] | None = None) -> str:
     """The shapes that fit, as part of a sentence."""
-    return " or ".join(f"({ny}, {nx})" for ny, nx in shapes_that_fit(n_frames, near))
+    return " or ".join(f"scan_shape=({ny}, {nx})" for ny, nx in shapes_that_fit(n_frames, near))
 
 
 def trims_that_fit(n_frames: int, shape: tuple[int, int], rhythm: Rhythm | None = None) -> list[tuple[int, int, str]]:
@@ -186,7 +186,8 @@ def fill_with_frames(
     request.refuse_order("a stack of frames")
     if request.scan_shape is None and declared is None:
         raise ScanShapeError(_unknown_shape(name, n_frames, rhythm()))
-    shape, origin = (request.scan_shape, "scan_shape") if request.scan_shape is not None else (declared, declared_by)
+    asked = request.scan_shape is not None
+    shape, origin = (request.scan_shape, "scan_shape=") if asked else (declared, f"{declared_by} ")
     assert shape is not None
     ny, nx = shape
     flyback, first = request.flyback, request.skip_first or 0
@@ -204,15 +205,15 @@ def fill_with_frames(
         )
     findings = [_origin(shape, request.scan_shape, declared, declared_by)]
     if first:
-        findings.append(f"{first} frame(s) before the scan are left out (skip_first).")
+        findings.append(f"{first} frame(s) before the scan are left out: skip_first={first}.")
     if flyback:
-        findings.append(f"The last {flyback} of the {order.line} frames of each line are left out (flyback).")
+        findings.append(f"The last {flyback} of the {order.line} frames of each line are left out: flyback={flyback}.")
     if n_frames > most:
         findings.append(f"{n_frames - most} frame(s) after the scan are left out.")
     if missing:
         findings.append(
-            f"{ny * nx - present} of {ny * nx} probe positions have no frame (allow_partial); they read as zeros, "
-            "and valid_patterns leaves them out of every statistic."
+            f"{ny * nx - present} of {ny * nx} probe positions have no frame, as allow_partial=True accepts; they read "
+            "as zeros, and valid_patterns leaves them out of every statistic."
         )
     return Filling(shape, order, present, tuple(findings))
 
@@ -231,7 +232,7 @@ def _origin(
 def _unknown_shape(name: str, n_frames: int, rhythm: Rhythm | None) -> str:
     what = f"{name} holds {n_frames} frames and does not say how they fill the scan"
     if rhythm is None:
-        return f"{what}; give scan_shape=(ny, nx), such as {suggestion(n_frames)}."
+        return f"{what}; give scan_shape, such as {suggestion(n_frames)}."
     shape = ((n_frames - rhythm.start + rhythm.flyback) // rhythm.line, rhythm.line - rhythm.flyback)
     return (
         f"{what}; {rhythm}: give scan_shape=({shape[0]}, {shape[1]}) with {_trim(rhythm.flyback, rhythm.start)}, if "
@@ -256,7 +257,7 @@ def _does_not_fill(
     ny, nx = shape
     more = n_frames > needed
     trimmed = _trim(request.flyback, request.skip_first or 0) if request.flyback or request.skip_first else ""
-    what = f"{name} holds {n_frames} frames, but {origin} ({ny}, {nx}) has {ny * nx} probe positions"
+    what = f"{name} holds {n_frames} frames, but {origin}{shape} has {ny * nx} probe positions"
     if trimmed:
         what += f" and with {trimmed} needs {needed} frames"
     what += f", {'fewer' if more else 'more'} than the file has"
@@ -272,17 +273,17 @@ def _does_not_fill(
         what += f" ({rhythm})"
     near = (ny, nx - request.flyback) if n_frames == ny * nx and 0 < request.flyback < nx else None
     if near is not None:
-        offers.append(f"the same with scan_shape ({near[0]}, {near[1]})")
+        offers.append(f"the same with scan_shape=({near[0]}, {near[1]})")
     if n_frames:
         offers.append(f"a scan_shape that fits, such as {suggestion(n_frames, shape)}")
     if not more:
-        offers.append("allow_partial if the scan was interrupted")
+        offers.append("allow_partial=True if the scan was interrupted")
     return f"{what}; give {', or '.join(offers)}."
 
 
 def cut_advice(n_frames: int) -> str:
     """What to do about a file whose last frame is cut short, as part of a sentence."""
-    return "copy it again, or give allow_partial to open what is whole" if n_frames else "copy it again"
+    return "copy it again, or give allow_partial=True to open what is whole" if n_frames else "copy it again"
 
 
 def cut_frame(found: int, expected: int) -> list[str]:

@@ -126,12 +126,12 @@ class Request:
     def refuse_layout(self, kind: str) -> None:
         """Raise unless the byte layout was left to the file, which describes itself."""
         given = [
-            name
-            for name, asked in (
-                ("detector_shape", self.detector_shape is not None),
-                ("dtype", self.dtype is not None),
-                ("offset", self.offset != 0),
-                ("gap", self.gap != 0),
+            said
+            for said, asked in (
+                (f"detector_shape={self.detector_shape}", self.detector_shape is not None),
+                (f"dtype={str(self.dtype)!r}", self.dtype is not None),
+                (f"offset={self.offset}", self.offset != 0),
+                (f"gap={self.gap}", self.gap != 0),
             )
             if asked
         ]
@@ -143,7 +143,8 @@ class Request:
 
     def refuse_trim(self, kind: str) -> None:
         """Raise if frames of a stack were to be left out where there is no stack of frames."""
-        given = [name for name, asked in (("flyback", self.flyback), ("skip_first", self.skip_first)) if asked]
+        trims = {"flyback": self.flyback, "skip_first": self.skip_first}
+        given = [f"{name}={number}" for name, number in trims.items() if number]
         if given:
             raise InputError(
                 f"{self.name} holds {kind}, not a stack of frames, but {' and '.join(given)} was given; leave that out "
@@ -154,8 +155,8 @@ class Request:
         """Raise if the order of the axes was given where whole patterns lie one after the other."""
         if self.detector_first is not None:
             raise InputError(
-                f"{self.name} holds {kind}, each of them a whole pattern, but detector_first was given; leave it out "
-                "(it is for arrays of four dimensions)."
+                f"{self.name} holds {kind}, each of them a whole pattern, but detector_first={self.detector_first} was "
+                "given; leave it out (it is for arrays of four dimensions)."
             )
 
     def refuse_frame(self, kind: str) -> None:

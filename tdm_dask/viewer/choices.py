@@ -137,7 +137,7 @@ class Choices:
         recipe["templates"] = {"shape": "gaussian", "sigma": self.sigma, **rest.get("templates", {}), "sites": sites}
         masks: dict[str, Any] = {"method": self.method}
         if self.radius is not None:
-            masks["within"] = f"disk:{float(self.radius)}"
+            masks["detector_region"] = f"disk:{float(self.radius)}"
         if self.scan_region is not None:
             y0, y1, x0, x1 = self.scan_region
             masks["scan_region"] = {"y": [y0, y1], "x": [x0, x1]}
@@ -178,7 +178,7 @@ class Choices:
             sigma=SIGMA if checked.templates is None else quantity(checked.templates.sigma, "angstrom", "sigma"),
             method=masks.method,
             regularisation=_lambda(masks.regularisation, masks.method),
-            radius=_radius(masks.within),
+            radius=_radius(masks.detector_region),
             scan_region=_region(masks.scan_region),
             detectors={name: _angles(name, text) for name, text in checked.detectors.items()},
             cell=None if checked.evidence is None else checked.evidence.vectors,
@@ -205,7 +205,7 @@ def _rest(recipe: Recipe) -> dict[str, dict[str, Any]]:
         "": {key: value for key, value in (("title", recipe.title), ("notes", recipe.notes)) if value},
         "calibration": given(recipe.calibration, *vars(recipe.calibration)),
         "templates": {} if recipe.templates is None else given(recipe.templates, "all_name"),
-        "masks": given(recipe.masks, "objective", "separate", "gain"),
+        "masks": given(recipe.masks, "objective", "separate", "counts_per_electron"),
         "images": {} if usual else given(recipe.images, "normalisation"),
         "evidence": {} if asked is None or asked.draws == DRAWS else given(asked, "draws"),
     }
@@ -217,13 +217,15 @@ def _of_masks(rest: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return {name: section for name, section in rest.items() if name in ("calibration", "masks", "images")}
 
 
-def _radius(within: str | None) -> float | None:
-    if within is None:
+def _radius(region: str | None) -> float | None:
+    if region is None:
         return None
-    kind, _, angle = within.lower().partition(":")
+    kind, _, angle = region.lower().partition(":")
     if kind.strip() not in ("disk", "bf") or not angle:
-        raise RecipeError(f'[masks] within is "{within}"; the viewer has a disk, such as "disk:24", or no limit.')
-    return quantity(angle, "mrad", "[masks] within")
+        raise RecipeError(
+            f'[masks] detector_region is "{region}"; the viewer has a disk, such as "disk:24", or no limit.'
+        )
+    return quantity(angle, "mrad", "[masks] detector_region")
 
 
 def _region(given: Mapping[str, Any] | None) -> tuple[int, int, int, int] | None:

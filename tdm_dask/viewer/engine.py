@@ -83,21 +83,22 @@ def fitting_bin(counts: xr.DataArray, memory: int) -> int:
         if proxy_bytes(counts, size) <= memory:
             return size
     raise InputError(
-        f"Not even one number for each of {counts.shape[0]} x {counts.shape[1]} patterns fits; give more memory."
+        f"Not even one number for each of {counts.shape[0]} x {counts.shape[1]} patterns fits; give a larger "
+        "proxy_memory."
     )
 
 
 def check_calibrated(counts: xr.DataArray, name: str) -> None:
     """Raise for counts without angstrom and mrad, with what would give them."""
     for dims, unit, what in (
-        (SCAN, "angstrom", '--scan-step "0.32 Å"'),
-        (DETECTOR, "mrad", '--semi-angle "23.5 mrad"'),
+        (SCAN, "angstrom", 'scan_step="0.32 Å"'),
+        (DETECTOR, "mrad", 'semi_angle="23.5 mrad"'),
     ):
         if any(unit_of(counts, dim) != unit for dim in dims):
             part = "scan" if dims == SCAN else "detector"
             raise CalibrationError(
                 f"The {part} of {name} is not calibrated, and the viewer works in angstrom and mrad; calibrate it "
-                f"first, as tdm calibrate {name} {what} does."
+                f"with {what} first."
             )
 
 
@@ -264,15 +265,15 @@ class Engine:
         if choices.method != "ridge":
             return derive_mask(self.counts, template, method=choices.method, **regions).compute()
         asked = choices.rest.get("masks", {})
-        separate, gain = bool(asked.get("separate")), asked.get("gain")
+        separate, electron = bool(asked.get("separate")), asked.get("counts_per_electron")
         if isinstance(choices.regularisation, str):
-            chosen = {key: asked[key] for key in ("objective", "separate", "gain") if key in asked}
+            chosen = {key: asked[key] for key in ("objective", "separate", "counts_per_electron") if key in asked}
             return derive_mask(self.counts, template, method="ridge", **chosen, **regions).compute()
-        key = (choices.radius, choices.scan_region, gain)
+        key = (choices.radius, choices.scan_region, electron)
         with self._ridge_lock:  # one thread makes it, and the others wait for that
             if self._ridge is None or self._ridge[0] != key:
                 self._ridge = None  # not two at a time
-                self._ridge = key, RidgeTuner(self.counts, gain=gain, **regions)
+                self._ridge = key, RidgeTuner(self.counts, counts_per_electron=electron, **regions)
             tuner = self._ridge[1]
         return tuner.mask(template, choices.regularisation, separate=separate)
 

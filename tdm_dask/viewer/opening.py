@@ -28,6 +28,8 @@ from ..masks.proxies import proxy, proxy_bytes
 from ..reading.blocks import Shards, ZarrArray
 from ..reading.lazy import source_of
 from ..reading.store import is_complete, is_store, stored_statistics
+from ..recipe.recipe_file import errors_in_keys
+from ..renamed import renamed
 from .choices import Choices
 from .engine import Engine, check_calibrated, fitting_bin
 from .saving import RECIPE
@@ -66,7 +68,7 @@ def view_store(
     out: str | Path,
     recipe: str | Path | None = None,
     bin: int | None = None,
-    memory: int | str | None = None,
+    proxy_memory: int | str | None = None,
     port: int | None = None,
     origins: Iterable[str] = (),
     browser: bool = False,
@@ -82,8 +84,8 @@ def view_store(
     recipe : path, optional
         A recipe to begin with instead.
     bin : int, optional
-        Detector pixels to sum along each axis. Default: the least for which the counts fit into `memory`.
-    memory : int or str, default "1 GiB"
+        Detector pixels to sum along each axis. Default: the least for which the counts fit into `proxy_memory`.
+    proxy_memory : int or str, default "1 GiB"
         Bytes for the counts of the page.
     port, origins, browser
         As for :func:`tdm_dask.viewer.server.serve`.
@@ -103,20 +105,21 @@ def view_store(
     given = recipe or (folder / RECIPE if (folder / RECIPE).is_file() else None)
     choices = None if given is None else Choices.from_recipe(given)
     counts = _calibrated(opened, choices, store)
-    pages = _Pages(counts, choices, source=_absolute(store), out=folder, bin=bin, memory=memory, stage=stage)
+    pages = _Pages(counts, choices, source=_absolute(store), out=folder, bin=bin, memory=proxy_memory, stage=stage)
     try:
         serve(pages.make, port=port, origins=origins, browser=browser, title=f"{pages.title} - tdm view")
     finally:
         _end_job(folder)
 
 
+@renamed(memory="proxy_memory")
 def view(
     counts: xr.DataArray | str | Path,
     *,
     out: str | Path | None = None,
     recipe: str | Path | None = None,
     bin: int | None = None,
-    memory: int | str | None = None,
+    proxy_memory: int | str | None = None,
     port: int | None = None,
     height: int = 1250,
 ) -> View:
@@ -137,9 +140,9 @@ def view(
     recipe : path, optional
         A recipe to begin with instead.
     bin : int, optional
-        Detector pixels to sum along each axis. Default: the least for which the counts fit into `memory`.
-    memory : int or str, default "1 GiB"
-        Bytes for the counts of the page.
+        Detector pixels to sum along each axis. Default: the least for which the counts fit into `proxy_memory`.
+    proxy_memory : int or str, default "1 GiB"
+        Bytes for the counts of the page. Called `memory` before, which works in this release alone.
     port : int, optional
         Of the page. Default: the first that is free from 5006 on.
     height : int, default 1250
@@ -180,7 +183,7 @@ def view(
     source = None if place is None else _absolute(place)
     if folder in _views:
         _views[folder].close()
-    pages = _Pages(opened, choices, source=source, out=folder, bin=bin, memory=memory, stage=progress_bar)
+    pages = _Pages(opened, choices, source=source, out=folder, bin=bin, memory=proxy_memory, stage=progress_bar)
     _views[folder] = made = View(pages, port, height)
     return made
 
@@ -293,7 +296,7 @@ class _Pages:
         self.title = Path(str(name).rstrip("/")).name
         check_calibrated(self.counts, self.title)
         if self.bin is not None and self.bin < 1:
-            raise InputError(f"bin is {self.bin}; expected a whole number of at least 1.")
+            raise InputError(f"bin={self.bin} was given; expected a whole number of at least 1.")
         size = self.bin or fitting_bin(self.counts, parse_bytes(self.memory or MEMORY))
         self.engine = Engine(self._proxy(size), size)
         self.choices = self.engine.first_choices() if self.first is None else self.engine.fitted(self.first)
@@ -401,7 +404,8 @@ def _calibrated(counts: xr.DataArray, choices: Choices | None, store: str | Path
         return counts
     statistics = stored_statistics(store)
     pattern = None if statistics is None else statistics["pattern_mean"].values
-    return calibrate(counts, **known, pacbed=pattern)
+    with errors_in_keys():
+        return calibrate(counts, **known, pacbed=pattern)
 
 
 def _store_of(counts: xr.DataArray) -> Path | None:

@@ -211,10 +211,11 @@ class Page(Tab):
         self.contrast = w.RangeSlider(
             label="Contrast (percentiles)", start=0, end=100, value=(0.5, 99.5), step=0.5, **wide
         )
-        self.use_region = w.Checkbox(label="Derive masks in a reference region alone")
+        self.use_region = w.Checkbox(label="Scan region (masks from it alone)")
         self.method = w.RadioButtonGroup(options=list(METHODS), value="Pearson", label="Method", **either)
         self.sigma = w.FloatSlider(label="Sigma (Å)", start=SIGMAS[0], end=SIGMAS[1], step=0.01, **wide)
-        self.penalty = w.FloatSlider(label="log10 of lambda", start=LAMBDAS[0], end=LAMBDAS[1], step=0.05, **wide)
+        low, high = LAMBDAS
+        self.penalty = w.FloatSlider(label="Regularisation (log10)", start=low, end=high, step=0.05, **wide)
         self.cross_validate = w.Button(label="Choose by cross-validation", **wide)
         self.radius = w.FloatSlider(
             label="Detector region (mrad)",
@@ -225,6 +226,8 @@ class Page(Tab):
             **wide,
         )
         self.whole = w.Checkbox(label="Whole detector")
+        self.controls |= {"method": self.method, "sigma": self.sigma, "regularisation": self.penalty}
+        self.controls |= {"detector_region": self.radius, "scan_region": self.use_region}
         self.with_sites = w.Checkbox(label="Sites", value=False)
         self.shown = w.RadioButtonGroup(options=["Proxy", FULL], value="Proxy", label="Shown", disabled=True, **either)
         self.mean_pattern = w.Button(label="Mean pattern", width=110)

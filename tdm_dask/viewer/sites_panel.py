@@ -54,6 +54,7 @@ class SitesPanel:
         self.extend = w.Button(label="Fit lattice, extend to the scan")
         self.file = w.FileInput(accept=UPLOADS, label="Sites (CSV, JSON), crystal (CIF) or recipe (TOML)", **wide)
         self.zone = w.TextInput(label="Zone axis of a CIF", value="0 0 1", width=110)
+        page.controls |= {"separation": self.separation, "contrast": self.dark, "zone_axis": self.zone}
         page.on_value(self.kind, self._show_kind)
         page.on_value(self.file, self._load)
         page.on_click(self.add_kind, self._add_kind)

@@ -11,6 +11,7 @@ from typing import Any
 import panel as pn
 import xarray as xr
 
+from ..words import Argument, in_place
 from .choices import Choices
 from .engine import Engine, Latest, Look
 from .server import guarded, say_errors
@@ -40,6 +41,8 @@ class Tab(ABC):
         self.busy = pn.pane.Str("")
         self._slow = Latest(lambda work: work[1](), self._worked, skip=False)
         self._working: list[str] = []
+        # By the argument that they set; panels add theirs.
+        self.controls: dict[str, Any] = {}
         say_errors(self.say)
 
     @abstractmethod
@@ -125,7 +128,15 @@ class Tab(ABC):
     def say(self, sentence: str, kind: str = "error") -> None:
         """Say something at the top of the page; nothing takes it away."""
         self._said_by_look = False
-        self.message.object = f'<div role="alert" class="{kind}">{html.escape(sentence)}</div>' if sentence else ""
+        said = html.escape(in_place(sentence, self._by_label))
+        self.message.object = f'<div role="alert" class="{kind}">{said}</div>' if sentence else ""
+
+    def _by_label(self, argument: Argument) -> str | None:
+        """An argument in a sentence by the label of its control; what has none here is said to be Python's."""
+        if argument.name not in self.controls:
+            return f"{argument.text} (in Python)" if "=" in argument.text else None
+        label = self.controls[argument.name].label.split(" (")[0]  # without its unit
+        return f'"{label}"' if argument.value is ... else f'"{label}" {argument.value}'
 
 
 def raise_it(error: Exception) -> None:

@@ -115,7 +115,7 @@ def make_recipe(folder: Path, store: Path, scan_shape: tuple[int, int]) -> Path:
     recipe.write_text(
         f'title = "{Path(store).name}"\n[source]\npath = "{store}"\n'
         f'[templates]\nsites = "sites.json"\nsigma = {SIGMA}\n'
-        f'[masks]\nwithin = "disk:{SEMI_ANGLE}"\n'
+        f'[masks]\ndetector_region = "disk:{SEMI_ANGLE}"\n'
     )
     return recipe
 

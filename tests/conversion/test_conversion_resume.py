@@ -345,7 +345,7 @@ def test_other_counts_at_the_same_time_are_another_file(raw, tmp_path):
 def test_without_resume_an_unfinished_store_is_an_error(raw, uninterrupted, tmp_path):
     path = tmp_path / "scan.zarr"
     stopped_after(path, str(raw[0]), 5, **raw[1])
-    with pytest.raises(errors.StoreError, match="go on with it with resume, or replace it with overwrite"):
+    with pytest.raises(errors.StoreError, match="go on with it with resume=True, or replace it with overwrite=True"):
         converted(path, str(raw[0]), **raw[1], resume=False)
     store = WatchedStore(LocalStore(path))
     converted(store, str(raw[0]), **raw[1], overwrite=True)

@@ -119,7 +119,7 @@ def test_halves_of_poisson_counts_are_poisson_and_independent():
 def test_halves_add_up_and_are_the_same_in_every_layout(scan, layout, scheduler, fraction, gain, tmp_path_factory):
     counts, rng = scan
     labelled = as_labelled(counts, layout, tmp_path_factory, rng)
-    first, second = split_electrons(labelled, fraction, seed=9, gain=gain)
+    first, second = split_electrons(labelled, fraction, seed=9, counts_per_electron=gain)
     with dask.config.set(scheduler=scheduler):
         a, b = first.compute(), second.compute()
     assert first.dtype == second.dtype == labelled.dtype.newbyteorder("=")
@@ -129,7 +129,7 @@ def test_halves_add_up_and_are_the_same_in_every_layout(scan, layout, scheduler,
     np.testing.assert_array_equal(a.values.astype(wide) + b.values.astype(wide), counts.astype(wide))
     assert (a.values >= 0).all()
     assert (np.where(counts >= 0, b.values, 0) >= 0).all()
-    at_once = thin(tdm.label_counts(counts), fraction, seed=9, gain=gain)
+    at_once = thin(tdm.label_counts(counts), fraction, seed=9, counts_per_electron=gain)
     np.testing.assert_array_equal(a.values, at_once.values)
 
 
@@ -216,7 +216,7 @@ def test_gain_makes_electrons_of_counts():
     electrons = np.random.default_rng(1).poisson(30, (9, 9, 6, 6))
     expected = thin(tdm.label_counts(electrons.astype(np.uint16)), seed=2).values
     integers = tdm.label_counts((electrons * 12).astype(np.uint32))
-    np.testing.assert_array_equal(thin(integers, seed=2, gain=12).values, expected * 12)
+    np.testing.assert_array_equal(thin(integers, seed=2, counts_per_electron=12).values, expected * 12)
     noisy = electrons * 12.5 + np.random.default_rng(3).normal(0, 1.5, electrons.shape)
     floats = tdm.label_counts(noisy.astype(np.float32)).assign_attrs(counts_per_electron=12.5, electrons_per_probe=1080)
     first, second = split_electrons(floats, 0.5, seed=2)
@@ -265,9 +265,9 @@ def test_counts_of_a_user_are_left_as_they_are():
         ({"seed": -1}, "seed"),
         ({"seed": 0.5}, "seed"),
         ({"seed": True}, "seed"),
-        ({"gain": 0}, "gain"),
-        ({"gain": np.inf}, "gain"),
-        ({"gain": "2"}, "gain"),
+        ({"counts_per_electron": 0}, "counts_per_electron"),
+        ({"counts_per_electron": np.inf}, "counts_per_electron"),
+        ({"counts_per_electron": "2"}, "counts_per_electron"),
         ({"origin": (0, 0)}, "origin"),
         ({"origin": (0, 0, -1, 0)}, "origin"),
     ],

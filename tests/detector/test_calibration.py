@@ -195,7 +195,7 @@ def test_contradicting_semi_angle_and_pixel_size_are_refused():
     agreed = calibrate(counts_of(PATTERN), semi_angle=25.9, pixel_size=2, pacbed=PATTERN)
     assert agreed.attrs["semi_angle_mrad"] == 25.9
     assert np.diff(agreed.ky.values) == pytest.approx(2)
-    with pytest.raises(CalibrationError, match=r"25\.0. mrad, but semi_angle is 27\.00 mrad"):
+    with pytest.raises(CalibrationError, match=r"25\.0. mrad by the pixel_size given, but semi_angle is 27\.00 mrad"):
         calibrate(counts_of(PATTERN), semi_angle=27, pixel_size=2, pacbed=PATTERN)
 
 

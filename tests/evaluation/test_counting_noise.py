@@ -54,7 +54,7 @@ def test_it_equals_the_sum_of_squared_weights():
     mask = mask_of(counts)
     weights = mask.values / mask["std"].values
     expected = 3 * np.einsum("yxab,kab->kyx", counts.values.astype(float), weights**2)
-    found = counting_variance(counts, mask, normalisation="standardised", gain=3.0)
+    found = counting_variance(counts, mask, normalisation="standardised", counts_per_electron=3.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found.dims == ("template", "y", "x")
     assert found["template"].values.tolist() == ["A", "B"]
@@ -64,7 +64,7 @@ def test_counts_of_a_gain_scatter_more():
     gain = 7
     mask = xr.DataArray(np.ones((4, 4)), dims=("ky", "kx"))
     images = [tdm.apply_mask(gain * poisson(seed), mask).values for seed in range(150)]
-    said = counting_variance(gain * poisson(0), mask, gain=gain)
+    said = counting_variance(gain * poisson(0), mask, counts_per_electron=gain)
     assert float((np.var(images, 0) / said).mean()) == pytest.approx(1, abs=0.1)
 
 
@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_refused_in_words():
     mask = xr.DataArray(np.ones((4, 4)), dims=("ky", "kx"))
     for gain in (0.0, -1.0, np.nan):
         with pytest.raises(InputError, match="number above 0"):
-            counting_variance(poisson(0), mask, gain=gain)
+            counting_variance(poisson(0), mask, counts_per_electron=gain)
     with pytest.raises(MaskError, match="carries no std"):
         counting_variance(poisson(0), mask, normalisation="standardised")
     with pytest.raises(MaskError, match="DataArray with dims"):

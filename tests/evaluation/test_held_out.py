@@ -32,7 +32,7 @@ def quartered(seed=0):
 
 
 @pytest.mark.parametrize("layout", ["numpy", "chunked", "store"])
-@pytest.mark.parametrize("ridge", [None, {}, {"separate": True, "gain": 1.0}])
+@pytest.mark.parametrize("ridge", [None, {}, {"separate": True, "counts_per_electron": 1.0}])
 def test_halves_equal_dense_masks_of_one_half_read_on_the_other(layout, ridge, tmp_path):
     counts, template = quartered()
     region = np.random.default_rng(1).random((5, 6))
@@ -112,7 +112,7 @@ def test_halves_take_one_read_and_electrons_four(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"by": "thirds"}, "by is 'thirds'"),
+        ({"by": "thirds"}, "by='thirds' was given"),
         ({"method": "mean-scaled"}, "The method is 'mean-scaled'"),
         ({"separate": True}, 'separate is an option of method="ridge" alone'),
         ({"method": "ridge", "solver": "conjugate-gradients"}, "Gram matrix alone"),

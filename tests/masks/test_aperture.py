@@ -144,7 +144,7 @@ def test_what_makes_no_aperture_is_said():
         collection_aperture(found, "Mn")
     with pytest.raises(errors.InputError, match='not "Li" itself'):
         collection_aperture(found, "Li", others=["Li", "O"])
-    with pytest.raises(errors.InputError, match="rejection is -1"):
+    with pytest.raises(errors.InputError, match="rejection=-1 was given"):
         collection_aperture(found, "Li", rejection=-1)
     with pytest.raises(errors.InputError, match="least first"):
         collection_aperture(found, "Li", radius=(3, 2))

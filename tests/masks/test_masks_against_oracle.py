@@ -153,5 +153,5 @@ def test_a_lazy_mask_of_a_region_reads_no_more_than_that_region(tmp_path, monkey
     computed = tdm.apply_mask(opened, mask.compute(), normalisation="standardised").compute()
     np.testing.assert_allclose(found, computed, rtol=1e-12)
     beyond = tdm.apply_mask(opened, mask + 1.0, normalisation="standardised")
-    with pytest.raises(tdm.errors.MaskError, match="weights outside its detector_region"):
+    with pytest.raises(tdm.errors.MaskError, match="weights outside the detector region that it carries"):
         beyond.compute()

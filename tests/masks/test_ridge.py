@@ -55,7 +55,7 @@ def test_both_solvers_equal_a_dense_solve(data, scan, layout, scheduler, tmp_pat
     # inverse.
     worse = max(1.0, 0.1 / (penalty * (1.0 if gain is None else 1e-3)))
     array = as_labelled(counts, layout, tmp_path_factory, rng)
-    options = {"detector_region": region, "scan_region": used, "regularisation": penalty, "gain": gain}
+    options = {"detector_region": region, "scan_region": used, "regularisation": penalty, "counts_per_electron": gain}
     with dask.config.set(scheduler=scheduler):
         by_matrix = tdm.derive_mask(array, labelled(templates), method="ridge", **options).compute()
         by_steps = tdm.derive_mask(
@@ -223,8 +223,8 @@ def test_the_curve_equals_masks_derived_block_by_block(layout, gain, tmp_path):
         "store": lambda: converted(tmp_path / "scan.zarr", counts),
     }[layout]()
     lambdas = (0.01, 0.3, 10.0)
-    given = {"detector_region": region, "scan_region": used, "gain": gain, "blocks": (2, 3)}
-    curve = regularisation_curve(array, labelled(templates), lambdas=lambdas, **given).compute()
+    given = {"detector_region": region, "scan_region": used, "counts_per_electron": gain, "blocks": (2, 3)}
+    curve = regularisation_curve(array, labelled(templates), regularisation=lambdas, **given).compute()
     r, g = dense_curve(counts, templates, used, region, lambdas, (0, 9, 16), (0, 6, 12, 18), gain)
     np.testing.assert_allclose(curve["R"], r, atol=1e-5)
     np.testing.assert_allclose(curve["G"], g, atol=1e-9)
@@ -248,7 +248,7 @@ def test_pixels_with_counts_in_one_block_alone_are_constant_where_it_is_left_out
     for pixel in range(6):
         counts[rng.integers(0, 8, 2), rng.integers(0, 9, 2), 0, pixel] = rng.integers(1, 9, 2)
     lambdas = (0.001, 0.1)
-    curve = regularisation_curve(tdm.label_counts(counts), labelled(templates), lambdas=lambdas)
+    curve = regularisation_curve(tdm.label_counts(counts), labelled(templates), regularisation=lambdas)
     used = np.ones((16, 18), bool)
     r, _ = dense_curve(counts, templates, used, np.ones((5, 6)), lambdas, (0, 8, 16), (0, 9, 18))
     np.testing.assert_allclose(curve["R"], r, atol=1e-4)
@@ -412,9 +412,9 @@ def client():
         ({"blocks": (1, 1)}, r"The blocks are \(1, 1\); expected two whole numbers"),
         ({"blocks": 4}, "The blocks are 4; expected two whole numbers"),
         ({"blocks": (2, 1.5)}, r"The blocks are \(2, 1.5\)"),
-        ({"gain": 0.0}, "The gain is 0.0; expected a positive number of counts per electron"),
-        ({"gain": "1"}, "The gain is '1'"),
-        ({"most_reads": 0}, "most_reads is 0; expected a whole number of at least 1"),
+        ({"counts_per_electron": 0.0}, "counts_per_electron=0.0 was given; expected a positive number"),
+        ({"counts_per_electron": "1"}, "counts_per_electron='1'"),
+        ({"most_reads": 0}, "most_reads=0 was given; expected a whole number of at least 1"),
         ({"regularization": 0.1}, "regularization"),
         ({"solver": "conjugate-gradients"}, "Conjugate gradients need the regularisation as a number"),
     ],
@@ -428,8 +428,8 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_read(counting
 
 @pytest.mark.parametrize("lambdas", [(), (0.0, 1.0), (np.inf,), (-1.0,)])
 def test_lambdas_that_make_no_sense_are_refused(counting, lambdas):
-    with pytest.raises(InputError, match="The lambdas are"):
-        regularisation_curve(counting[1], some_templates(), detector_region=few_pixels(), lambdas=lambdas)
+    with pytest.raises(InputError, match="The regularisation is one of"):
+        regularisation_curve(counting[1], some_templates(), detector_region=few_pixels(), regularisation=lambdas)
 
 
 def test_options_of_ridge_masks_belong_to_them_alone(counting):

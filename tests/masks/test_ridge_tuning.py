@@ -27,11 +27,11 @@ def test_masks_are_those_of_derive_mask(separate, gain, scan_region):
     counts, templates = scan()
     region = np.random.default_rng(1).random((6, 5)) * (np.arange(30).reshape(6, 5) % 7 > 0)
     regions = {"detector_region": region, "scan_region": scan_region}
-    tuner = RidgeTuner(counts, gain=gain, **regions)
+    tuner = RidgeTuner(counts, counts_per_electron=gain, **regions)
     for penalty in (0.01, 3.0):
         for template in (templates, templates[::-1], templates[0]):
             options = {"regularisation": penalty, "separate": separate}
-            expected = tdm.derive_mask(counts, template, method="ridge", gain=gain, **options, **regions)
+            expected = tdm.derive_mask(counts, template, method="ridge", counts_per_electron=gain, **options, **regions)
             found = tuner.mask(template, penalty, separate=separate)
             assert found.dims == expected.dims
             assert found.attrs == expected.attrs

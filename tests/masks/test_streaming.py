@@ -173,7 +173,7 @@ def test_what_does_not_belong_to_the_scan_is_refused():
     xr.testing.assert_identical(running.mask(), before)
     with pytest.raises(errors.InputError, match="give counts"):
         running_mask(replay(scan), template)
-    with pytest.raises(errors.InputError, match="every is 0"):
+    with pytest.raises(errors.InputError, match="every=0 was given"):
         running_mask(scan, template, every=0)
 
 

@@ -104,7 +104,7 @@ class Sample:
     @cached_property
     def curve(self):
         lambdas = np.geomspace(1e-4, 10, 13).tolist()
-        return regularisation_curve(self.counts, self.templates[:4], detector_region=self.disk, lambdas=lambdas)
+        return regularisation_curve(self.counts, self.templates[:4], detector_region=self.disk, regularisation=lambdas)
 
     @cached_property
     def com(self):

@@ -15,6 +15,7 @@ import xarray as xr
 import tdm_dask as tdm
 from tdm_dask.errors import CorruptStoreError, InputError, RecipeError, SourceError, UnitError
 from tdm_dask.evaluation.verdict import evidence
+from tdm_dask.reading.lazy import source_of
 from tdm_dask.recipe.recipe_file import load_recipe
 from tdm_dask.recipe.run import run_recipe
 
@@ -168,6 +169,47 @@ def test_results_stand_when_the_file_of_counts_came_anew(tmp_path):
     assert "images" not in stages.names
 
 
+def test_a_recipe_with_old_names_of_keys_is_run_with_a_warning_and_is_the_same_recipe(tmp_path):
+    out, new = tmp_path / "out", {"method": "ridge", "regularisation": 0.3, "detector_region": "disk:9"}
+    made = run_recipe(asking(masks={**new, "counts_per_electron": 1.0}), out)
+    old = {"method": "ridge", "regularisation": 0.3, "within": "disk:9", "gain": 1.0}
+    stages = Stages()
+    with pytest.warns(FutureWarning) as said:
+        again = run_recipe(asking(masks=old), out, stage=stages)
+    assert sorted(str(warning.message) for warning in said) == [
+        "[masks] gain is now called [masks] counts_per_electron; the old name works in this release alone.",
+        "[masks] within is now called [masks] detector_region; the old name works in this release alone.",
+    ]
+    assert "correlate" not in stages.names
+    xr.testing.assert_identical(again.masks, made.masks)
+    with pytest.raises(InputError, match=r"\[masks\] within and \[masks\] detector_region are the same; leave out"):
+        load_recipe(asking(masks=new | {"within": "disk:9"}))
+
+
+def test_results_of_before_a_key_was_renamed_are_taken_up(tmp_path):
+    out, recipe = tmp_path / "out", asking(masks={"detector_region": "disk:9"})
+    run_recipe(recipe, out)
+    note = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+    masks = note["recipe"]["masks"]
+    masks |= {"within": masks.pop("detector_region"), "gain": masks.pop("counts_per_electron")}
+    (out / "recipe.json").write_text(json.dumps(note), encoding="utf-8")
+    stages = Stages()
+    run_recipe(recipe, out, stage=stages)
+    assert not {"correlate", "images"} & set(stages.names)
+
+
+def test_an_error_of_a_run_names_the_keys_of_the_recipe(tmp_path):
+    source = {"path": str(DATA / "lifepo4_001.mib"), "scan_shape": [40, 42]}
+    with pytest.raises(InputError, match=r"but \[source\] scan_shape = \[40, 42\] has 1680 probe positions"):
+        run_recipe(asking(source=source), tmp_path / "out")
+
+
+def test_counts_are_kept_as_they_are_where_the_recipe_asks_for_no_compression(tmp_path):
+    source = {"path": str(DATA / "lifepo4_001.mib"), "compression": "none"}
+    result = run_recipe(asking(source=source), tmp_path / "out")
+    assert source_of(result.counts.data).array.codec.compressor is None
+
+
 def test_a_run_that_failed_goes_on_after_its_last_finished_stage(tmp_path, demo):
     with pytest.raises(RuntimeError):
         run_recipe(DEMO, tmp_path / "out", stage=Stages(fail="images"))
@@ -182,7 +224,7 @@ def test_results_of_another_recipe_are_replaced_only_on_request(tmp_path):
     out = tmp_path / "out"
     first = run_recipe(asking(), out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    other = asking(masks={"within": "disk:15"})
+    other = asking(masks={"detector_region": "disk:15"})
     with pytest.raises(RecipeError, match="another recipe"):
         run_recipe(other, out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -239,7 +281,7 @@ def test_mean_scaled_masks_are_applied_to_the_counts_as_they_are(tmp_path, dense
     close(result.images["image"].values.reshape(2, -1), (dense.reshape(-1, 38 * 38) @ expected.T).T)
 
 
-@pytest.mark.parametrize("options", [{}, {"regularisation": 0.3, "separate": True, "gain": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"regularisation": 0.3, "separate": True, "counts_per_electron": 1.0}])
 def test_ridge_masks_are_those_of_derive_mask_and_take_one_read(options, tmp_path, monkeypatch):
     from tdm_dask.reading.blocks import Shards
 
@@ -252,7 +294,7 @@ def test_ridge_masks_are_those_of_derive_mask_and_take_one_read(options, tmp_pat
 
     monkeypatch.setattr(Shards, "blocks", counted)
     stages = Stages()
-    masks = {"method": "ridge", "within": "disk:20", "scan_region": {"y": [0, 30]}, **options}
+    masks = {"method": "ridge", "detector_region": "disk:20", "scan_region": {"y": [0, 30]}, **options}
     made = run_recipe(asking(masks=masks), tmp_path / "out", stage=stages)
     assert reads == ["correlate", "images"]
     again = run_recipe(asking(masks=masks), tmp_path / "out", stage=stages)
@@ -285,7 +327,7 @@ def test_a_partial_template_is_derived_in_its_region_and_applied_everywhere(tmp_
 
 @pytest.fixture(scope="module")
 def with_evidence(tmp_path_factory):
-    recipe = asking(evidence={"cell": [10.332, "601 pm"], "draws": 20}, masks={"within": "disk:24"})
+    recipe = asking(evidence={"cell": [10.332, "601 pm"], "draws": 20}, masks={"detector_region": "disk:24"})
     stages = Stages()
     return recipe, run_recipe(recipe, tmp_path_factory.mktemp("evidence") / "out", stage=stages), stages
 
@@ -341,7 +383,7 @@ def test_sites_far_outside_the_scan_are_named(tmp_path):
         ({"masks": {"method": "ridge", "regularisation": "some"}}, RecipeError, "[masks] The regularisation is 'some'"),
         ({"masks": {"method": "ridge", "regularisation": 0}}, RecipeError, "expected a positive number"),
         ({"masks": {"method": "ridge", "objective": "best"}}, RecipeError, "[masks] The objective is 'best'"),
-        ({"masks": {"method": "ridge", "gain": -1}}, RecipeError, "[masks] The gain is -1"),
+        ({"masks": {"method": "ridge", "counts_per_electron": -1}}, RecipeError, "[masks] counts_per_electron = -1"),
         ({"masks": {"method": "ridge", "separate": 1}}, RecipeError, "expected true or false"),
         (
             {
@@ -375,7 +417,7 @@ def test_sites_far_outside_the_scan_are_named(tmp_path):
         ({"detectors": {"ADF": 3}}, RecipeError, "expected a text"),
         ({"detectors": {"Li": "adf"}}, RecipeError, "names a detector and a template"),
         ({"detectors": {"ADF": "adg:30:45"}}, InputError, "adg"),
-        ({"masks": {"within": "disk"}}, InputError, "disk"),
+        ({"masks": {"detector_region": "disk"}}, InputError, "disk"),
         ({"source": {"path": "nowhere.mib"}}, SourceError, "nowhere.mib"),
     ],
 )

@@ -139,7 +139,7 @@ def test_frozen_phonons_follow_the_seed_and_are_averaged(specimen):
 
 
 def test_a_store_is_calibrated_and_knows_the_truth(specimen, tmp_path):
-    counts = simulate(specimen, tmp_path / "scan.zarr", dose=5000.0, **SMALL)
+    counts = simulate(specimen, tmp_path / "scan.zarr", electrons_per_probe=5000.0, **SMALL)
     assert isinstance(counts.data.dask, object)
     assert counts.dtype == np.uint16
     assert counts["y"].attrs["units"] == "angstrom"
@@ -161,15 +161,15 @@ def test_a_store_is_calibrated_and_knows_the_truth(specimen, tmp_path):
 
 
 def test_counts_are_poisson_numbers_of_the_intensities(specimen, tmp_path):
-    intensities = simulate(specimen, tmp_path / "exact.zarr", dose=None, **SMALL).compute()
+    intensities = simulate(specimen, tmp_path / "exact.zarr", electrons_per_probe=None, **SMALL).compute()
     assert intensities.dtype == np.float32
-    counts = simulate(specimen, tmp_path / "counts.zarr", dose=3e4, **SMALL).compute()
+    counts = simulate(specimen, tmp_path / "counts.zarr", electrons_per_probe=3e4, **SMALL).compute()
     expected = 3e4 * intensities.values.astype(np.float64)
     enough = expected > 5
     z = (counts.values[enough] - expected[enough]) / np.sqrt(expected[enough])
     assert abs(z.mean()) < 5 / np.sqrt(z.size)
     assert z.var() == pytest.approx(1, abs=10 / np.sqrt(z.size))
-    assert simulate(specimen, tmp_path / "many.zarr", dose=1e6, **SMALL).dtype == np.uint32
+    assert simulate(specimen, tmp_path / "many.zarr", electrons_per_probe=1e6, **SMALL).dtype == np.uint32
 
 
 @pytest.mark.parametrize("method", ["matrix", "multislice"])
@@ -185,7 +185,7 @@ def test_counts_do_not_depend_on_blocks(specimen, tmp_path, method):
 
 def test_each_probe_has_noise_of_its_own_and_each_seed_another(specimen, tmp_path):
     options = SMALL | {"sigmas": 0.0}
-    exact = simulate(specimen, tmp_path / "exact.zarr", dose=None, **options).compute().values
+    exact = simulate(specimen, tmp_path / "exact.zarr", electrons_per_probe=None, **options).compute().values
     one = simulate(specimen, tmp_path / "one.zarr", **options).compute().values
     two = simulate(specimen, tmp_path / "two.zarr", **options | {"seed": 6}).compute().values
     noise = [(c - 2e4 * exact).reshape(-1, exact.shape[2] * exact.shape[3]) for c in (one, two)]
@@ -223,7 +223,7 @@ def _count(calls, *arguments):
 
 
 def test_a_thickness_series_comes_from_one_run(specimen, tmp_path, counted):
-    options = SMALL | {"dose": None, "sigmas": 0.0}
+    options = SMALL | {"electrons_per_probe": None, "sigmas": 0.0}
     scans = simulate(specimen, tmp_path / "series.zarr", thickness=["0.95 nm", "2.34 nm"], **options)
     together = len(counted)
     for depth, scan in zip((9.4, 23.4), scans, strict=True):
@@ -241,7 +241,7 @@ def test_a_thickness_series_comes_from_one_run(specimen, tmp_path, counted):
 
 
 def test_a_defocus_series_is_that_of_single_runs(specimen, tmp_path):
-    options = SMALL | {"dose": None}
+    options = SMALL | {"electrons_per_probe": None}
     scans = simulate(specimen, tmp_path / "focus.zarr", defocus=["-3 nm", 0, "3 nm"], **options)
     for defocus, scan in zip((-30.0, 0.0, 30.0), scans, strict=True):
         alone = simulate(specimen, tmp_path / f"at{defocus}.zarr", defocus=defocus, **options)
@@ -253,7 +253,12 @@ def test_a_defocus_series_is_that_of_single_runs(specimen, tmp_path):
 def test_a_mean_pattern_is_the_mean_of_the_scan(specimen, tmp_path):
     options = {k: v for k, v in SMALL.items() if k != "scan_step"}
     scan = simulate(
-        specimen, tmp_path / "scan.zarr", dose=None, scan_step=1.5, scan_extent=specimen.repeat[:2], **options
+        specimen,
+        tmp_path / "scan.zarr",
+        electrons_per_probe=None,
+        scan_step=1.5,
+        scan_extent=specimen.repeat[:2],
+        **options,
     )
     found = simulate_pacbed(specimen, [10.0, specimen.thickness], scan_step=1.5, **options)
     assert found.dims == ("thickness", "ky", "kx")
@@ -290,13 +295,13 @@ def test_the_mean_pattern_of_the_simulated_data_is_found_at_its_thickness(simula
         ({"potential_sampling": 0.5}, "use potential_sampling=0.2"),
         ({"thickness": "9 nm"}, "that of the specimen"),
         ({"scan_extent": (30, 5)}, "expected at most the block"),
-        ({"frozen_phonons": 0}, "frozen_phonons is 0"),
+        ({"frozen_phonons": 0}, "frozen_phonons=0 was given"),
         ({"soft_edge": -1.0}, "soft_edge"),
-        ({"dose": -5.0}, "The dose is"),
+        ({"electrons_per_probe": -5.0}, "electrons_per_probe=-5.0"),
         ({"method": "magic"}, "The method is"),
         ({"sigmas": -0.1}, "The displacements are"),
         ({"max_angle": 2.0}, "The detector reaches"),
-        ({"block": 0}, "block is 0"),
+        ({"block": 0}, "block=0 was given"),
         ({"thickness": ["2.0 nm", "2.01 nm"], "defocus": [0, 0]}, "leave one out"),
     ],
 )

@@ -89,7 +89,7 @@ def test_hyperspy_line_scan_is_one_line_or_what_was_asked(tmp_path, counts):
 def test_hyperspy_scan_of_another_shape_is_refused(tmp_path, counts):
     path = write_hspy(tmp_path / "scan.hspy", counts)
     assert_reads(open_vendor(path, scan_shape=(3, 4)), counts)
-    with pytest.raises(ScanShapeError, match=r"\(3, 4\) positions, but scan_shape \(4, 3\)"):
+    with pytest.raises(ScanShapeError, match=r"\(3, 4\) positions, but scan_shape=\(4, 3\)"):
         open_vendor(path, scan_shape=(4, 3))
 
 

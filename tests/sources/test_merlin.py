@@ -48,7 +48,7 @@ def test_quad_header_is_longer(tmp_path, counts):
 
 def test_without_hdr_needs_the_scan_shape(tmp_path, counts):
     path = write_mib(tmp_path / "scan.mib", counts)
-    with pytest.raises(ScanShapeError, match=r"12 frames.*scan_shape=\(ny, nx\), such as \(3, 4\)"):
+    with pytest.raises(ScanShapeError, match=r"12 frames.*give scan_shape, such as scan_shape=\(3, 4\)"):
         open_vendor(path)
     file = open_vendor(path, scan_shape=(3, 4))
     assert_reads(file, counts)
@@ -98,22 +98,23 @@ def test_scan_shape_goes_before_the_header_and_says_so(tmp_path, counts):
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4), (12, 2), (1, 1)])
 def test_frames_that_do_not_fill_the_scan_are_refused(tmp_path, counts, shape):
     path = write_mib(tmp_path / "scan.mib", counts)
-    with pytest.raises(ScanShapeError, match=rf"12 frames.*{shape[0] * shape[1]} probe positions.*such as \("):
+    places = shape[0] * shape[1]
+    with pytest.raises(ScanShapeError, match=rf"12 frames.*{places} probe positions.*such as scan_shape=\("):
         open_vendor(path, scan_shape=shape)
 
 
 def test_interrupted_scan_suggests_whole_lines(tmp_path, counts):
     path = write_mib(tmp_path / "scan.mib", counts[:2], hdr=merlin_hdr(12, 4, 3, 4))
-    with pytest.raises(ScanShapeError, match=r"8 frames.*\(3, 4\) has 12.*such as \(2, 4\)"):
+    with pytest.raises(ScanShapeError, match=r"8 frames.*\(3, 4\) has 12.*such as scan_shape=\(2, 4\)"):
         open_vendor(path)
 
 
 def test_shapes_that_keep_the_declared_lines_are_suggested_first(tmp_path):
     path = write_mib(tmp_path / "scan.mib", random_counts((36, 1, 2, 2), "u1"), hdr=merlin_hdr(60, 12, 5, 12))
-    with pytest.raises(ScanShapeError, match=r"36 frames.*such as \(3, 12\) or \(6, 6\)"):
+    with pytest.raises(ScanShapeError, match=r"36 frames.*such as scan_shape=\(3, 12\) or scan_shape=\(6, 6\)"):
         open_vendor(path)
     path = write_mib(tmp_path / "bare.mib", random_counts((36, 1, 2, 2), "u1"))
-    with pytest.raises(ScanShapeError, match=r"such as \(4, 9\) or \(6, 6\)"):
+    with pytest.raises(ScanShapeError, match=r"such as scan_shape=\(4, 9\) or scan_shape=\(6, 6\)"):
         open_vendor(path, scan_shape=(4, 10))
 
 
@@ -338,12 +339,12 @@ def test_frames_before_the_scan_are_found_by_the_time_stamps(tmp_path):
         match=r"33 frames.*shows lines of 6 frames from frame 3 on: give scan_shape=\(5, 6\) with skip_first=3",
     ):
         open_vendor(path)
-    with pytest.raises(ScanShapeError, match=r"33 frames, but scan_shape \(5, 4\).*give flyback=2 and skip_first=3 \("):
+    with pytest.raises(ScanShapeError, match=r"33 frames, but scan_shape=\(5, 4\).*give flyback=2 and skip_first=3 \("):
         open_vendor(path, scan_shape=(5, 4))
     file = open_vendor(path, scan_shape=(5, 4), flyback=2, skip_first=3)
     assert_reads(file, counts[0, 3:].reshape(5, 6, 4, 3)[:, :4])
-    assert "3 frame(s) before the scan are left out (skip_first)." in file.findings
-    assert "The last 2 of the 6 frames of each line are left out (flyback)." in file.findings
+    assert "3 frame(s) before the scan are left out: skip_first=3." in file.findings
+    assert "The last 2 of the 6 frames of each line are left out: flyback=2." in file.findings
 
 
 def test_a_longer_exposure_marks_the_flyback(tmp_path):
@@ -373,7 +374,7 @@ def test_lines_of_another_length_than_the_scan_are_said(tmp_path):
     assert_reads(open_vendor(path), counts)
     for shape in [(20, 12), (15, 16), (10, 24)]:
         (finding,) = (f for f in open_vendor(path, scan_shape=shape).findings if "lines of 20 frames" in f)
-        assert finding.endswith(f"but those of the scan have {shape[1]}: check scan_shape and flyback.")
+        assert finding.endswith(f"but those of the scan have {shape[1]}: check flyback=... and scan_shape.")
     for options in ({"scan_shape": (12, 20)}, {"scan_shape": (12, 18), "flyback": 2}):
         assert not any("lines of" in finding for finding in open_vendor(path, **options).findings)
 

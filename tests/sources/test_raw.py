@@ -50,8 +50,11 @@ def test_raw_binary_must_be_described(tmp_path, counts, missing):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scan_shape": (3, 5)}, r"720 bytes.*holds 12 frames, but.*\(3, 5\) has 15.*such as \(3, 4\) or \(4, 3\)"),
-        ({"scan_shape": (2, 4)}, r"720 bytes.*holds 12 frames, but.*\(2, 4\) has 8.*such as \(3, 4\)"),
+        (
+            {"scan_shape": (3, 5)},
+            r"720 bytes.*12 frames, but.*\(3, 5\) has 15.*such as scan_shape=\(3, 4\) or scan_shape=\(4, 3\)",
+        ),
+        ({"scan_shape": (2, 4)}, r"720 bytes.*holds 12 frames, but.*\(2, 4\) has 8.*such as scan_shape=\(3, 4\)"),
         ({"detector_shape": (6, 7)}, "needs 1008; the size holds 8 such frames and 48 bytes more"),
         ({"dtype": "u4"}, r"720 bytes read as.*uint32 frames.*holds 6 frames"),
         ({"offset": 1}, "needs 721; the size holds 11 such frames and 59 bytes more"),

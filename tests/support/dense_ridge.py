@@ -15,7 +15,7 @@ def standardised(counts, used, region):
     return rows[:, region.ravel() > 0], mean, std
 
 
-def dense_masks(counts, templates, used, region, penalty, gain=None, separate=False):
+def dense_masks(counts, templates, used, region, penalty, counts_per_electron=None, separate=False):
     """Ridge masks (template, ky, kx) by dense solves, the constraints by Lagrange multipliers."""
     d, mean, std = standardised(counts, used, region)
     s = templates[:, used] - templates[:, used].mean(1, keepdims=True)
@@ -23,9 +23,9 @@ def dense_masks(counts, templates, used, region, penalty, gain=None, separate=Fa
     rho, g, pixels = s @ d / len(d), s @ s.T / len(d), region > 0
     live = std[pixels] > 0
     n = 1.0 / region[pixels]
-    if gain is not None:
+    if counts_per_electron is not None:
         share = np.ones(len(n))
-        share[live] = gain * mean[pixels][live] / std[pixels][live] ** 2
+        share[live] = counts_per_electron * mean[pixels][live] / std[pixels][live] ** 2
         n = n * np.clip(share, 1e-3, 1.0)
     matrix = d.T @ d / len(d) + penalty * np.diag(n)
     if separate:

@@ -55,7 +55,10 @@ def choices(draw):
             rest["masks"] = draw(
                 st.fixed_dictionaries(
                     {},
-                    optional={"objective": st.sampled_from(["both", "R", "excess"]), "gain": st.floats(0.5, 100)}
+                    optional={
+                        "objective": st.sampled_from(["both", "R", "excess"]),
+                        "counts_per_electron": st.floats(0.5, 100),
+                    }
                     | ({} if rest.get("templates") else {"separate": st.booleans()}),
                 )
             )
@@ -121,7 +124,7 @@ def test_values_of_numpy_are_plain_in_the_text():
         detectors={"ADF": (np.float64(30.0), np.float32(60.0))},
     )
     recipe = tomllib.loads(chosen.toml("scan.zarr"))
-    assert recipe["masks"]["within"] == "disk:24.1"
+    assert recipe["masks"]["detector_region"] == "disk:24.1"
     assert recipe["detectors"] == {"ADF": "annulus:30.0:60.0"}
 
 
@@ -136,7 +139,7 @@ def recipe(**sections):
 def test_what_recipes_say_in_other_words_is_understood():
     found = Choices.from_recipe(
         recipe(
-            masks={"within": " Disk:24 mrad", "scan_region": {"y": [0, 4], "x": [2, 8]}},
+            masks={"detector_region": " Disk:24 mrad", "scan_region": {"y": [0, 4], "x": [2, 8]}},
             detectors={"a": "bf:12", "b": "ADF:30 mrad:0.06 rad", "c": "annulus:0:5"},
             evidence={"cell": ["1.033 nm", 6.01]},
         )
@@ -152,6 +155,15 @@ def test_what_recipes_say_in_other_words_is_understood():
     assert list(Choices.from_recipe(kinds).sites) == ["O"]
 
 
+def test_choices_that_were_saved_under_old_names_of_keys_open_still():
+    new = recipe(masks={"method": "ridge", "detector_region": "disk:24", "counts_per_electron": 2.0})
+    old = recipe(masks={"method": "ridge", "within": "disk:24", "gain": 2.0})
+    with pytest.warns(FutureWarning, match="is now called"):
+        found = Choices.from_recipe(old)
+    assert found == Choices.from_recipe(new)
+    assert (found.radius, found.rest["masks"]) == (24, {"counts_per_electron": 2.0})
+
+
 def test_an_image_that_is_not_the_methods_own_stays_as_the_recipe_wants_it():
     found = Choices.from_recipe(recipe(images={"normalisation": "none"}))
     assert found.normalisation == "none"
@@ -163,8 +175,8 @@ def test_an_image_that_is_not_the_methods_own_stays_as_the_recipe_wants_it():
     ("sections", "said"),
     [
         ({"templates": {"shape": "binary", "radius": 1.0, "sigma": None}}, 'templates of shape "binary"'),
-        ({"masks": {"within": "annulus:3:24"}}, "the viewer has a disk"),
-        ({"masks": {"within": "bf"}}, "the viewer has a disk"),
+        ({"masks": {"detector_region": "annulus:3:24"}}, "the viewer has a disk"),
+        ({"masks": {"detector_region": "bf"}}, "the viewer has a disk"),
         ({"masks": {"scan_region": {"y": [0, 3]}}}, "scan_region has no x"),
         ({"detectors": {"HAADF": "haadf"}}, "needs both its angles"),
         ({"detectors": {"ADF": "adf:30"}}, 'such as "adf:30:60"'),

@@ -79,7 +79,7 @@ def test_masks_images_and_table_are_those_of_the_public_functions(seed, sigma, r
 def test_options_of_ridge_masks_and_another_normalisation_are_those_of_the_recipe(engine):
     counts = engine.counts
     template = tdm.gaussian_template(counts, SITES, sigma=0.5)
-    options = {"separate": True, "gain": 2.0}
+    options = {"separate": True, "counts_per_electron": 2.0}
     chosen = Choices(sites=SITES, sigma=0.5, method="ridge", regularisation=0.3, rest={"masks": options})
     expected = tdm.derive_mask(counts, template, method="ridge", regularisation=0.3, **options)
     np.testing.assert_allclose(engine.look(chosen).mask, expected, atol=1e-4 * float(abs(expected).max()))
@@ -104,7 +104,7 @@ def test_what_ridge_masks_need_is_made_once_for_a_region(engine, monkeypatch):
     for changes in ({}, {"sigma": 0.7}, {"regularisation": 3.0}, {"sites": {"Li": SITES["Li"]}}):
         engine.look(chosen.with_(**changes))
     assert len(made) == 1
-    for changes in ({"radius": 6.0}, {"scan_region": (0, 9, 0, 9)}, {"rest": {"masks": {"gain": 2.0}}}):
+    for changes in ({"radius": 6.0}, {"scan_region": (0, 9, 0, 9)}, {"rest": {"masks": {"counts_per_electron": 2.0}}}):
         engine.look(chosen.with_(**changes))
     gc.collect()
     assert len(made) == 4
@@ -201,10 +201,10 @@ def test_choices_from_elsewhere_have_detectors_and_a_region_inside_the_scan(engi
 
 def test_counts_without_units_are_refused_with_what_would_give_them():
     bare = label_counts(random_counts())
-    with pytest.raises(CalibrationError, match=r"The scan of scan.zarr is not calibrated.*--scan-step"):
+    with pytest.raises(CalibrationError, match=r"The scan of scan.zarr is not calibrated.*scan_step="):
         check_calibrated(bare, "scan.zarr")
     half = calibrated(random_counts()).assign_coords({d: bare[d] for d in ("ky", "kx")})
-    with pytest.raises(CalibrationError, match=r"The detector of scan.zarr.*--semi-angle"):
+    with pytest.raises(CalibrationError, match=r"The detector of scan.zarr.*semi_angle="):
         check_calibrated(half, "scan.zarr")
 
 

@@ -178,13 +178,13 @@ def test_what_cannot_be_viewed_is_said_in_a_sentence(view, store, tmp_path, monk
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.toml").write_text("[source]\npath = 'scan.zarr'\n[masks]\n", encoding="utf-8")
     for path, options, error, said in (
-        (plain, {}, CalibrationError, "plain.zarr is not calibrated.*tdm calibrate"),
+        (plain, {}, CalibrationError, "plain.zarr is not calibrated.*calibrate it with"),
         (tmp_path / "none.zarr", {}, SourceError, r"none\.zarr does not exist"),
         (tmp_path / "scan.raw", {}, InputError, "no store; convert the file with tdm convert first"),
         (tmp_path / "folder", {}, InputError, "folder is no store"),
         (store, {"out": "s3://bucket/out"}, InputError, "cannot save to s3://bucket/out"),
         (store, {"out": tmp_path / "scan.raw"}, InputError, r"scan\.raw is a file; give a folder"),
-        (store, {"bin": 0}, InputError, "bin is 0"),
+        (store, {"bin": 0}, InputError, "bin=0 was given"),
         (store, {"memory": 10}, InputError, "Not even one number"),
         (store, {"recipe": tmp_path / "a.toml"}, RecipeError, "asks for no image"),
         (store, {"recipe": tmp_path / "b.toml"}, RecipeError, "cannot be read"),

@@ -137,7 +137,7 @@ def test_peaks_lattice_region_and_evidence(driver):
     # What ADF shows of LiFePO4, Fe and P, repeats after half of the cell's 10.33 angstrom.
     lengths = sorted(np.hypot(*driver.view.choices.cell.T))
     np.testing.assert_allclose(lengths, (5.166, 6.010), rtol=0.02)
-    region = page.locator(".bk-Checkbox", has_text="Derive masks in a reference region alone").locator("input")
+    region = page.locator(".bk-Checkbox", has_text="Scan region (masks from it alone)").locator("input")
     region.check()
     driver.until(lambda: driver.view.choices.scan_region == (10, 31, 10, 31))
     corner = 10 * 0.3229 - 0.16, 10 * 0.322 - 0.16

@@ -84,7 +84,7 @@ def _open_image(request: Request, images: list[Any], candidates: list[int], size
         if not lies.is_known:
             findings.append(
                 "The axes have no units that tell the scan from the detector, which some DigitalMicrograph files "
-                "exchange; look at the mean pattern, and give detector_first (--detector-first) if it is an image."
+                "exchange; look at the mean pattern, and give detector_first=True if it is an image."
             )
     acquisition = _acquisition(image.imdict.get("ImageTags", {}))
     facts = facts_of_axes(lies.axes, acquisition.get("energy_eV"), unit_scale_is_unset=True)

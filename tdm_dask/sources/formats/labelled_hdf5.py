@@ -29,7 +29,7 @@ def open_labelled(request: Request, file: Any) -> VendorFile:
         listed = ", ".join(f"{place} {d.shape}" for place, d in list(found.items())[:3])
         raise CountsError(
             f"{request.name} holds no array (y, x, ky, kx)"
-            + (f"; it has {listed}, for which give scan_shape=(ny, nx)." if listed else ": it is not a 4D-STEM scan.")
+            + (f"; it has {listed}, for which give scan_shape." if listed else ": it is not a 4D-STEM scan.")
         )
     findings: list[str] = []
     leading: tuple[int, ...] = ()

@@ -90,7 +90,7 @@ def open_merlin(request: Request) -> VendorFile:
     if len(parts) > 1 and announced is not None and n_frames < announced and not request.allow_partial:
         raise ScanShapeError(
             f"{names}, hold {n_frames} of the {announced} frames that the .hdr file announces, so the last file is "
-            "missing; put it beside them, or give allow_partial to open what is there."
+            "missing; put it beside them, or give allow_partial=True to open what is there."
         )
     declared, declared_by = _declared_shape(hdr, n_frames)
 
@@ -192,7 +192,7 @@ def _other_lines(filling: Filling, lines: Rhythm | None) -> list[str]:
     """A sentence if the frames' times say that lines are longer or shorter than those of the scan."""
     if lines is None or lines.line == filling.order.line:
         return []
-    return [f"{lines}, but those of the scan have {filling.order.line}: check scan_shape and flyback."]
+    return [f"{lines}, but those of the scan have {filling.order.line}: check flyback=... and scan_shape."]
 
 
 def _dropped_frames(parts: list[Part], stride: int) -> list[str]:

@@ -24,9 +24,9 @@ def open_raw(request: Request) -> VendorFile:
     missing = [
         name
         for name, value in (
-            ("scan_shape=(ny, nx)", request.scan_shape),
-            ("detector_shape=(nky, nkx)", request.detector_shape),
-            ('dtype such as "uint16"', request.dtype),
+            ("scan_shape", request.scan_shape),
+            ("detector_shape", request.detector_shape),
+            ('dtype="uint16" or another type', request.dtype),
         )
         if value is None
     ]
@@ -47,9 +47,9 @@ def open_raw(request: Request) -> VendorFile:
         findings.append("There is no gap after the last frame.")
     if n_frames == 0 or (rest and not request.allow_partial):
         raise ScanShapeError(
-            f"{request.name} has {size} bytes, but scan_shape {request.scan_shape} of {layout} needs "
+            f"{request.name} has {size} bytes, but scan_shape={request.scan_shape} of {layout} needs "
             f"{request.offset + math.prod(request.scan_shape) * stride}; the size holds {n_frames} such frames and "
-            f"{rest} bytes more, so check offset, gap, detector_shape and dtype, or {cut_advice(n_frames)}."
+            f"{rest} bytes more, so check offset=..., gap=..., dtype=... and detector_shape, or {cut_advice(n_frames)}."
         )
     if request.detector_first:
         return _detector_first(request, size, dtype, layout)
@@ -76,8 +76,8 @@ def _detector_first(request: Request, size: int, dtype: np.dtype, layout: str) -
     expected = request.offset + math.prod(shape) * dtype.itemsize
     if size != expected or request.gap:
         raise ScanShapeError(
-            f"{request.name} has {size} bytes, but scan_shape {request.scan_shape} of {layout} with the detector first "
-            f"needs {expected}, and no gap; check offset, detector_shape and dtype."
+            f"{request.name} has {size} bytes, but scan_shape={request.scan_shape} of {layout} with the detector first "
+            f"needs {expected}, and no gap; check offset=..., dtype=... and detector_shape."
         )
     return VendorFile(
         path=str(request.path),

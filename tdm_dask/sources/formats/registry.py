@@ -206,7 +206,7 @@ def _opener(request: Request, format: Any) -> _Reader:
         return raw.open_raw
     raise SourceError(
         f'{request.name} has the extension "{path.suffix}", which is not known; known are '
-        f"{', '.join(known_extensions())}, any raw binary with scan_shape, detector_shape and dtype, and what a "
+        f"{', '.join(known_extensions())}, any raw binary with dtype=..., scan_shape and detector_shape, and what a "
         "format of your own opens."
     )
 
@@ -255,7 +255,7 @@ def _of_this_package(request: Request) -> _Reader | None:
 def _pair(value: Sequence[int] | None, name: str, meaning: str, error: type[InputError]) -> tuple[int, int] | None:
     if value is None:
         return None
-    wrong = error(f"{name} is {value!r}; expected two positive whole numbers {meaning}.")
+    wrong = error(f"{name}={value!r} was given; expected two positive whole numbers {meaning}.")
     try:
         numbers = [_whole(number, name) for number in value]
     except (TypeError, InputError):
@@ -267,7 +267,7 @@ def _pair(value: Sequence[int] | None, name: str, meaning: str, error: type[Inpu
 
 def _whole(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise InputError(f"{name} is {value!r}; expected a whole number, zero or more.")
+        raise InputError(f"{name}={value!r} was given; expected a whole number, zero or more.")
     return int(value)
 
 
@@ -275,4 +275,4 @@ def _dtype(dtype: Any) -> np.dtype:
     try:
         return np.dtype(dtype)
     except TypeError:
-        raise CountsError(f'dtype is {dtype!r}, which is not known; expected one such as "uint16" or ">u2".') from None
+        raise CountsError(f'dtype={dtype!r} is not known; expected one such as "uint16" or ">u2".') from None

@@ -144,7 +144,7 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         shape = (*filling.shape, *shape[1:])
     elif request.scan_shape not in (None, shape[:2]):
         raise ScanShapeError(
-            f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape {request.scan_shape} "
+            f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape={request.scan_shape} "
             "was given; leave it out."
         )
     else:
