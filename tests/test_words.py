@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tdm_dask as tdm
+from tdm_dask.axes import VALID_PATTERNS, VALID_PIXELS
 from tdm_dask.cli import tdm as command_line
 from tdm_dask.errors import InputError
 from tdm_dask.recipe.recipe_file import as_key, errors_in_keys
@@ -26,7 +27,8 @@ PACKAGE = Path(tdm.__file__).parent
 ARGUMENTS = public.arguments()
 # What may stand bare in a sentence, if it has an underscore.
 SHARED = public.options() | public.keys()
-NAMED = ARGUMENTS | SHARED
+# Coordinates of counts are meant by their names, though methods of formats and reductions take them too.
+NAMED = (ARGUMENTS | SHARED) - {VALID_PIXELS, VALID_PATTERNS}
 # The command line's own words; a script that is written; the reference's own command.
 OTHER_WORDS = {"cli.py", "session.py", "notebook.py", "reference.py"}
 VERBS = "give|with|leave|set|by|drop|without|check"

@@ -168,7 +168,7 @@ def convert(
     if isinstance(source, xr.DataArray):
         if given:
             name = min(given)
-            raise InputError(f"{name}={given[name]!r} describes a file, but labelled counts were given; leave it out.")
+            raise InputError(f"{name}=... describes a file, but labelled counts were given; leave it out.")
         counts = check_counts(source)
         name = str(source.attrs.get("source", "counts in memory"))
         known = [found for found in source.attrs.get(FINDINGS, ()) if found not in missing_calibration(source)]

@@ -222,8 +222,8 @@ def depends_on(request: Request) -> dict[str, Any]:
         "source": file,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
-    if (file := request.recipe.format_file()) is not None:
-        depends["format"] = telling(identities(file)[0])
+    if (own := request.recipe.format_file()) is not None:
+        depends["format"] = telling(identities(own)[0])
     return dict(json.loads(json.dumps(depends)))
 
 

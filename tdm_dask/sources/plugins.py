@@ -152,10 +152,10 @@ class Plugin:
                 raise self._wrong(request, f"{name} that are no booleans of shape {expected}")
         for name, pair in (("scan_step", file.scan_step), ("pixel_size", file.pixel_size)):
             if pair is not None and not (len(pair) == 2 and all(np.isfinite(n) and n > 0 for n in pair)):
-                raise self._wrong(request, f"{name} {pair!r}; expected two positive numbers, or None")
+                raise self._wrong(request, f"{name}={pair!r}; expected two positive numbers, or None")
         if request.scan_shape is not None and shape[:2] != request.scan_shape:
             raise ScanShapeError(
-                f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape {request.scan_shape} was given; "
+                f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape={request.scan_shape} was given; "
                 "leave it out."
             )
         try:
@@ -278,7 +278,7 @@ def claiming(path: Path) -> Plugin | None:
     found = found or [plugin for plugin in known if plugin.has_extension_of(path)]
     if len(found) > 1:
         raise FormatError(
-            f"{path.name} is claimed by the formats {in_list(found)}; say which one with format, such as "
+            f"{path.name} is claimed by the formats {in_list(found)}; say which one, such as "
             f'format="{found[0].name}".'
         )
     return found[0] if found else None

@@ -190,7 +190,7 @@ def test_frames_honour_all_that_is_asked_of_frames(abc, counts):
     with path.open("ab") as file:
         file.write(b"the end")
     assert "7 bytes follow the last frame and are not read." in "".join(tdm.open(path, format=format).attrs["findings"])
-    with pytest.raises(errors.InputError, match="describes its own layout, but dtype was given"):
+    with pytest.raises(errors.InputError, match="describes its own layout, but dtype='uint16' was given"):
         tdm.open(path, format=format, dtype="u2")
     with pytest.raises(errors.InputError, match="one scan, but frame=3"):
         tdm.open(path, format=format, frame=3)
@@ -389,7 +389,7 @@ MISTAKES = {
     "its flags are of another shape": (
         an_object(opens=gives(valid_pixels=np.ones((2, 3), bool))), r"valid_pixels that are no booleans of .*\(4, 5\)"
     ),
-    "its step is a number": (an_object(opens=gives(scan_step=(0.0, 1.0))), r"scan_step \(0.0, 1.0\); expected two pos"),
+    "its step is a number": (an_object(opens=gives(scan_step=(0.0, 1.0))), r"scan_step=\(0.0, 1.0\); expected two pos"),
     "its source holds an open file": (
         an_object(opens=lambda r: gives(source=ramp(file=r.path.open("rb")))(r)), "cannot be sent to other processes"
     ),
@@ -453,7 +453,7 @@ def test_a_scan_of_another_shape_than_the_one_given_is_refused(a_file):
     def looks(request):
         return gives(findings=(f"{request.scan_shape}",))(request)
 
-    with pytest.raises(errors.ScanShapeError, match=r"scan of \(2, 3\) positions, but scan_shape \(3, 2\) was given"):
+    with pytest.raises(errors.ScanShapeError, match=r"scan of \(2, 3\) positions, but scan_shape=\(3, 2\) was given"):
         tdm.open(a_file, format=an_object(opens=looks), scan_shape=(3, 2))
 
 
@@ -529,7 +529,7 @@ def test_a_conversion_does_not_go_on_with_another_format(packed, tmp_path):
     format.write_text(PACKED.replace("reshape(nky, nkx)", "reshape(nky, nkx)[::-1]"))
     with pytest.raises(errors.StoreError, match="converted from another file or in another way"):
         tdm.convert(path, tmp_path / "scan.zarr", format=format)
-    with pytest.raises(errors.InputError, match="format describes a file"):
+    with pytest.raises(errors.InputError, match=r"format=\.\.\. describes a file"):
         tdm.convert(tdm.open(tmp_path / "scan.zarr"), tmp_path / "other.zarr", format=format)
 
 
