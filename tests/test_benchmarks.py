@@ -36,18 +36,21 @@ def cases():
     return set(CASES)
 
 
+@pytest.mark.long
 def test_every_answer_agrees(small):
     run, _ = small
     assert "FAILED" not in run.stderr
     assert "answers agree" in run.stdout
 
 
+@pytest.mark.long
 def test_every_case_has_a_figure_and_contestants(small, cases):
     _, numbers = small
     assert {row["case"] for row in numbers["figures"]} == cases
     assert {row["case"] for row in numbers["contestants"]} == cases
 
 
+@pytest.mark.long
 def test_only_what_is_not_installed_is_left_out(small):
     run, _ = small
     lines = [line for line in run.stdout.splitlines() if line.startswith("Left out: ")]
@@ -55,6 +58,7 @@ def test_only_what_is_not_installed_is_left_out(small):
         assert "is not installed" in reason or "cores" in reason
 
 
+@pytest.mark.long
 def test_every_run_was_measured(small):
     _, numbers = small
     for row in numbers["contestants"]:
@@ -62,12 +66,14 @@ def test_every_run_was_measured(small):
         assert row["seconds"][0] > 0
 
 
+@pytest.mark.long
 def test_bytes_read_are_those_of_the_job(small):
     _, numbers = small
     (row,) = [r for r in numbers["contestants"] if r["contestant"] == "limit: raw read, twice"]
     assert 2 * row["counts_bytes"] <= row["bytes_read"][0] < 2.1 * row["counts_bytes"]
 
 
+@pytest.mark.long
 def test_tables_are_whole(small):
     run, numbers = small
     tables = [part.splitlines() for part in run.stdout.split("\n\n") if part.startswith("|")]
@@ -116,6 +122,7 @@ def test_every_large_file_holds_what_was_written(tmp_path, name):
     assert file.total > 0
 
 
+@pytest.mark.long
 def test_peak_memory_is_measured(tmp_path):
     file = tmp_path / "numbers.json"
     names = ["dectris", "nexus-gzip-lines"]

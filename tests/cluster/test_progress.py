@@ -264,6 +264,7 @@ if __name__ == "__main__":
 # A notebook
 
 
+@pytest.mark.long
 def test_a_notebook_keeps_one_line_for_each_bar(tmp_path):
     setup = SCRIPT + "from distributed import Client"
     cells = [

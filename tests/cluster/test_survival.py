@@ -70,6 +70,7 @@ def worker_processes(pid=None):
     return [p for p in children if any("spawn_main" in part for part in p.cmdline())]
 
 
+@pytest.mark.long
 def test_workers_killed_at_random_moments_change_no_number(store, clean):
     counts = tdm.open(store)
     expected = derive_and_apply(counts)
@@ -87,6 +88,7 @@ def test_workers_killed_at_random_moments_change_no_number(store, clean):
     assert not list(clean.iterdir())
 
 
+@pytest.mark.long
 def test_a_run_one_of_whose_workers_is_killed_makes_the_same_results(clean):
     expected = tdm.run_recipe(RECIPE, clean / "local")
 
@@ -183,6 +185,7 @@ def remote(tmp_path):
         process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
@@ -204,6 +207,7 @@ def test_a_scheduler_that_goes_away_is_one_sentence(number, sentence, remote, mo
         compute()
 
 
+@pytest.mark.long
 def test_workers_without_memory_to_start_are_not_waited_for_without_end(monkeypatch):
     monkeypatch.setattr("tdm_dask.cluster.schedulers.START_SECONDS", 8)
     monkeypatch.setattr(cluster_watch, "WORKERS_SECONDS", 4.0)

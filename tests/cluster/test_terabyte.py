@@ -12,6 +12,7 @@ import pytest
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "terabyte.py"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmark measures what Linux alone tells")
 def test_twenty_gigabytes_are_derived_and_applied_by_two_workers_of_2_gib(tmp_path):
     numbers = tmp_path / "numbers.json"

@@ -192,6 +192,7 @@ print(1024 * int(status["VmHWM"].split()[0]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process its peak memory since it began")
 def test_a_gigabyte_is_converted_in_less_than_a_gigabyte_of_memory(tmp_path):
     source = tmp_path / "scan.raw"

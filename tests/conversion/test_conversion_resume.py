@@ -99,6 +99,7 @@ def forks(raw):
     process.communicate()
 
 
+@pytest.mark.long
 def test_a_conversion_killed_at_any_moment_and_resumed_equals_an_uninterrupted_one(raw, uninterrupted, forks, tmp_path):
     start = time.perf_counter()
     _, ended = forks(tmp_path / "timed.zarr")
@@ -129,6 +130,7 @@ def test_a_conversion_killed_at_any_moment_and_resumed_equals_an_uninterrupted_o
     assert unfinished, f"no kill came before the end; shards at each: {kept}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shard", [1, 12, SHARDS])
 def test_a_conversion_killed_while_it_reads_its_shards_back_checks_all_of_them_again(
     raw, uninterrupted, forks, tmp_path, shard

@@ -355,6 +355,7 @@ def client():
         yield client
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_workers_of_a_cluster_honour_descan(client, layout, dtype, tmp_path_factory):
@@ -476,6 +477,7 @@ def test_shifts_are_the_same_wherever_the_counts_are(tilted, layout, tmp_path_fa
     np.testing.assert_allclose(found["descan_ky"], expected, atol=1e-9)
 
 
+@pytest.mark.long
 def test_workers_of_a_cluster_measure_the_same(tilted, client, tmp_path):
     counts = converted(tmp_path / "scan.zarr", tilted[0])
     found = tdm.descan(counts)
@@ -520,6 +522,7 @@ def test_a_part_of_the_scan_measures_all_of_it(tilted):
     assert_measured(tdm.descan(tdm.label_counts(data), scan_region=region), by, 0.2)
 
 
+@pytest.mark.long
 def test_descan_brings_the_disk_to_rest_and_calibrate_finds_it(tilted):
     smeared = tdm.label_counts(simulated(amplitude=((0.0, 0.0), (0.0, 6.0)))[0])
     with pytest.raises(errors.CalibrationError, match="ellipse"):
@@ -583,6 +586,7 @@ def test_a_plane_no_better_than_none_is_refused(shape, jumps, sentence):
 # The command line and recipes
 
 
+@pytest.mark.long
 def test_the_command_measures_writes_and_clears(tilted, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     converted("scan.zarr", tilted[0])
@@ -620,6 +624,7 @@ def recipe_for(path, **calibration):
     }
 
 
+@pytest.mark.long
 def test_a_recipe_measures_descan_once_and_says_so(tilted, tmp_path):
     np.save(tmp_path / "scan.npy", tilted[0].reshape(-1, *tilted[0].shape[2:]))
     recipe = recipe_for(tmp_path / "scan.npy", descan=True)
@@ -642,6 +647,7 @@ def test_a_recipe_measures_descan_once_and_says_so(tilted, tmp_path):
     xr.testing.assert_identical(again.images, result.images)
 
 
+@pytest.mark.long
 def test_a_recipe_honours_the_shifts_of_a_store_or_leaves_them_out(tilted, tmp_path):
     path = tmp_path / "scan.zarr"
     converted(path, tdm.descan(tdm.label_counts(tilted[0])))

@@ -112,6 +112,7 @@ def test_a_place_that_another_kind_explains_is_not_supported():
     assert "of what no other kind explains, at least as strongly" in found.sentences["weak"]
 
 
+@pytest.mark.long
 def test_one_of_two_equal_places_is_supported_by_noise_no_more_often_than_the_rate():
     # Sites of every other column: those left out are as good.
     every, half = lattice(0.5, 0.6), lattice(0.5, 0.6, (4.0, 3.0))

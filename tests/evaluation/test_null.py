@@ -80,6 +80,7 @@ def assert_at_the_rate(hits, number, rate):
     assert binom.ppf(0.001, number, 0.5 * rate) <= hits <= binom.ppf(0.999, number, rate)
 
 
+@pytest.mark.long
 def test_false_positives_without_structure_come_at_the_stated_rate():
     def p_of(seed):
         return null_distribution(flat(seed), {"A": lattice()}, sigma=SIGMA, draws=20, seed=seed)["p"].item()
@@ -128,6 +129,7 @@ def test_structure_is_found_in_the_pixels_that_have_it_and_no_other():
     assert (np.abs(found["z"].values[0][0]) > 3).all()
 
 
+@pytest.mark.long
 def test_significant_pixels_of_noise_are_as_few_as_the_rate_says():
     # Of scans without structure, a part of at most the rate has any significant pixel at all.
     with_any = [

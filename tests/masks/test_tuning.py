@@ -223,6 +223,7 @@ def on_scan(counts, n=3):
     return xr.DataArray(rng.normal(size=(n, *counts.shape[:2])), dims=("template", "y", "x"), coords=coords)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("flags", [True, False])
 def test_column_images_are_those_of_the_two_steps(flags, layout, tmp_path):
@@ -512,6 +513,7 @@ def half_a_gigabyte(tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", ["in memory", "in a store"])
 def test_peak_memory_is_the_proxy_and_a_few_blocks(half_a_gigabyte, kept, tmp_path):
     out = "" if kept == "in memory" else str(tmp_path / "small.zarr")
@@ -540,6 +542,7 @@ def client():
         yield client
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_cluster_gives_the_same_numbers(client, layout, tmp_path):
     counts = labelled(poisson(SHAPE))

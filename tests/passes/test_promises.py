@@ -165,6 +165,7 @@ def large_stores(tmp_path_factory):
     return {n: (folder / f"{n}.zarr", repeated_store(folder / f"{n}.zarr", n)) for n in (1, 4)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("job", ["derive", "apply", "chain"])
 def test_memory_does_not_grow_with_the_scan(large_stores, job):
     peaks = {}

@@ -72,6 +72,7 @@ def test_a_plan_says_what_will_be_read_of_a_store(scan, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_plan_for_ridge_masks_tries_the_matrix_and_counts_its_memory(scan, tmp_path):
     recipe = {**scan[1], "masks": {"detector_region": "disk:16", "method": "ridge"}}
     made = plan_recipe(recipe, tmp_path / "out", seconds=0.1)
@@ -101,7 +102,8 @@ class Tasks(Callback):
         self.done += 1
 
 
-@pytest.mark.parametrize("masks", [{"detector_region": "disk:50"}, {"within": "disk:10", "method": "ridge"}])
+@pytest.mark.long
+@pytest.mark.parametrize("masks", [{"detector_region": "disk:50"}, {"detector_region": "disk:10", "method": "ridge"}])
 def test_as_many_tasks_are_run_as_were_planned(scan, masks, tmp_path):
     recipe = {**scan[1], "masks": masks}
     made = plan_recipe(recipe, tmp_path / "out", seconds=0.1)
@@ -195,6 +197,7 @@ def test_the_command_prints_the_plan(command, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_the_report_holds_what_was_expected_beside_what_was_taken(scan, tmp_path):
     made = plan_recipe(scan[1], tmp_path / "out", seconds=0.1)
     result = run_recipe(scan[1], tmp_path / "out")
@@ -220,8 +223,9 @@ print(json.dumps([made.worker_bytes, 1024 * int(status["VmHWM"].split()[0])]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process its peak memory since it began")
-@pytest.mark.parametrize("masks", [{"detector_region": "disk:50"}, {"within": "disk:25", "method": "ridge"}])
+@pytest.mark.parametrize("masks", [{"detector_region": "disk:50"}, {"detector_region": "disk:25", "method": "ridge"}])
 def test_a_run_stays_within_the_memory_that_was_planned(scan, masks, tmp_path):
     recipe = {**scan[1], "masks": masks}
     command = [sys.executable, "-c", MEMORY, json.dumps(recipe), str(tmp_path / "out")]
@@ -231,6 +235,7 @@ def test_a_run_stays_within_the_memory_that_was_planned(scan, masks, tmp_path):
     assert planned <= 3 * taken
 
 
+@pytest.mark.long
 def test_workers_of_a_cluster_are_counted(scan, tmp_path):
     from distributed import Client, LocalCluster
 

@@ -100,7 +100,7 @@ def test_the_page_says_what_was_done_with_numbers_and_units(made):
             r"with lambda [\d.]+, chosen for excess by cross-validation on 2 × 2 blocks of the scan\.",
         ),
         (
-            "regularisation = 0.25\nseparate = true\ngain = 1",
+            "regularisation = 0.25\nseparate = true\ncounts_per_electron = 1",
             r"with lambda 0\.25, which weighs pixels by their counting noise; every image answers to no template but",
         ),
     ],

@@ -93,6 +93,7 @@ def test_cells_draw_the_figures_of_the_report_byte_by_byte(made, tmp_path, monke
             assert saved.read_bytes() == Path(file).read_bytes(), source
 
 
+@pytest.mark.long
 def test_the_notebook_runs_from_top_to_bottom_wherever_its_folder_is(made, tmp_path):
     pytest.importorskip("nbclient", reason="the package nbclient is not here")
     pytest.importorskip("ipykernel", reason="the package ipykernel is not here")

@@ -257,6 +257,7 @@ def test_a_calibration_is_written_to_s3(server, raw):
 # Processes
 
 
+@pytest.mark.long
 def test_worker_processes_give_the_same_masks_and_images_and_convert(server, kept, raw, uninterrupted):
     distributed = pytest.importorskip("distributed")
     template = xr.DataArray(np.random.default_rng(1).random((18, 25)), dims=("y", "x"))
@@ -487,6 +488,7 @@ def sample_recipe(source):
     }
 
 
+@pytest.mark.long
 def test_a_recipe_reads_from_s3_and_leaves_its_results_there(server, tmp_path):
     source = str(DATA / "lifepo4_001.mib")
     expected = run_recipe(sample_recipe(source), tmp_path / "out")
@@ -514,6 +516,7 @@ def test_a_recipe_reads_from_s3_and_leaves_its_results_there(server, tmp_path):
     assert "virtual" not in run_recipe(other, "s3://bucket/results", overwrite=True).images
 
 
+@pytest.mark.long
 def test_nothing_that_a_run_leaves_or_says_holds_credentials(server, tmp_path):
     sites = DATA / "lifepo4_001_sites.json"
     recipe = tmp_path / "recipe.toml"

@@ -49,6 +49,7 @@ def upload(driver, name, text):
     driver.page.locator("input[type=file]").set_input_files(file)
 
 
+@pytest.mark.long
 def test_a_region_beyond_the_scan_stays_as_large_and_a_loaded_recipe_has_what_the_page_needs(store, tmp_path, chromium):
     started = Choices(sites=SITES, scan_region=(10, 30, 10, 30))
     (tmp_path / "a.toml").write_text(started.toml(store), encoding="utf-8")
@@ -82,6 +83,7 @@ def test_a_region_beyond_the_scan_stays_as_large_and_a_loaded_recipe_has_what_th
         assert seen.troubles() == []
 
 
+@pytest.mark.long
 def test_a_second_tab_follows_and_cancels_what_the_first_has_begun(store, tmp_path, chromium, monkeypatch):
     begun, go = threading.Event(), threading.Event()
     whole = run_panel.run_recipe

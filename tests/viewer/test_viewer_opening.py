@@ -281,6 +281,7 @@ def notebook(*parts):
         server.server_close()
 
 
+@pytest.mark.long
 def test_a_page_of_this_machine_has_the_view_in_it_and_one_of_another_site_has_not(tmp_path, monkeypatch):
     monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)
     with (

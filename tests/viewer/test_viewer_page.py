@@ -93,6 +93,7 @@ def test_sites_sigma_mask_image_and_recipe(driver, store, tmp_path):
     np.testing.assert_allclose(again, expected, atol=1e-6)
 
 
+@pytest.mark.long
 def test_it_opens_where_it_was_left(store, tmp_path):
     out = tmp_path / "out"
     sites = {"Li": np.array([[5.2, 3.0], [5.2, 6.0]]), "O": np.array([[2.0, 2.0]])}
@@ -109,6 +110,7 @@ def test_it_opens_where_it_was_left(store, tmp_path):
             assert seen.troubles() == []
 
 
+@pytest.mark.long
 def test_errors_are_sentences_and_the_page_lives_on(driver):
     page = driver.page
     driver.button("Confirm on the full data").click()
@@ -150,6 +152,7 @@ def test_peaks_lattice_region_and_evidence(driver):
     driver.until(lambda: page.locator("svg").count())  # the map of offsets
 
 
+@pytest.mark.long
 def test_clicks_show_patterns_and_pixel_images(driver):
     page = driver.page
     before = driver.pixels("pattern"), driver.pixels("pixel")
@@ -161,6 +164,7 @@ def test_clicks_show_patterns_and_pixel_images(driver):
     assert driver.pixels("pixel") != before[1]
 
 
+@pytest.mark.long
 def test_circles_are_dragged(driver):
     inner, outer = driver.view.choices.detectors["ABF"]
     angle = np.deg2rad(-35)
@@ -170,6 +174,7 @@ def test_circles_are_dragged(driver):
     assert driver.view.choices.detectors["ABF"][1] == outer
 
 
+@pytest.mark.long
 def test_two_tabs_and_the_end_leave_no_threads(store, tmp_path):
     before = {thread.name for thread in threading.enumerate()}
     with tdm.view(store, out=tmp_path / "out") as view, browser.chromium() as chromium:

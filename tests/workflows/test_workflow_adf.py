@@ -14,6 +14,8 @@ import pytest
 
 import tdm_dask as tdm
 
+pytestmark = pytest.mark.long
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 BINARY, BEYOND, SCALED, PEARSON = "binary 30–60 mrad", "binary > 25 mrad", "mean-scaled", "Pearson on D_hat"
 

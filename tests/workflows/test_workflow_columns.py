@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "columns.py"
 FIGURES = ["gaussian", "binary", "cross-talk", "widths", "binary-fails", "other-scan", "whole-maps"]
 # Pearson masks within 24 mrad, Gaussians of 0.35 angstrom: made once with other code (make_sample.py; the method).

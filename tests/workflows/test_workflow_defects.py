@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("abtem")
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -16,6 +16,8 @@ from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import InputError
 from tdm_dask.plot.evidence import VERDICTS, plot_influence, plot_offsets, plot_significance, plot_verdicts
 
+pytestmark = pytest.mark.long
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SETS, KINDS = ("true sites", "moved sites", "random sites"), ("Li", "Fe", "P+O", "O")
 

@@ -18,6 +18,8 @@ import tdm_dask as tdm
 from tdm_dask.errors import InputError
 from tdm_dask.plot.series import plot_image_series, plot_series
 
+pytestmark = pytest.mark.long
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SCANS = {
     "defocus": ["focus-defocus+0A", "focus-defocus+60A"],
