@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
+import simulated_scans
 from conversions import SHAPE
 from small_stores import converted, poisson, raw_file
 
@@ -22,12 +22,22 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def simulated(shared):
-    """Load one of the simulated scans: its counts and what is known about it."""
+def simulated(request, tmp_path_factory):
+    """Load a scan with known truth: its counts, which are not to be changed, and what is known about it."""
+    kept = getattr(request.config, "cache", None)
+    folder = tmp_path_factory.mktemp("simulated") if kept is None else kept.mkdir("simulated_scans")
 
+    @cache
     def load(name: str):
-        with np.load(shared / "data" / name) as file:
-            return file["counts"], json.loads(str(file["meta"]))
+        if name == simulated_scans.SAMPLE:
+            counts, meta = simulated_scans.sample()
+        elif name in simulated_scans.SPECIMENS:
+            pytest.importorskip("abtem")
+            counts, meta = simulated_scans.simulated_scan(name, folder)
+        else:
+            counts, meta = simulated_scans.load(request.getfixturevalue("shared") / "data" / name)
+        counts.flags.writeable = False
+        return counts, meta
 
     return load
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from scipy.spatial import cKDTree
+from simulated_scans import centre_of, with_periodic_images
 
 from tdm_dask.axes import axis_coordinate
 
@@ -53,11 +54,9 @@ def scan_of(simulated, name, angles):
 
 def _scan_of(simulated, name, angles):
     counts, meta = simulated(name)
-    size = counts.shape[2]
-    angle = meta["angle_step_mrad"][0] * (np.arange(size) - size // 2)
-    radius = np.hypot(angle[:, None], angle)
+    ky, kx = np.indices(counts.shape[2:], sparse=True)
+    cy, cx = centre_of(meta, counts.shape)
+    radius = meta["angle_step_mrad"][0] * np.hypot(ky - cy, kx - cx)
     mask = (radius > angles[0]) & (radius <= angles[1])
     image = empty_scan(counts.shape[:2], meta["scan_step_angstrom"]).copy(data=counts[..., mask].sum(-1).astype(float))
-    shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) * meta["periodic_cell_angstrom"]
-    columns = meta["atom_columns_angstrom_yx"]
-    return image, {kind: (np.array(p)[:, None] + shifts).reshape(-1, 2) for kind, p in columns.items()}
+    return image, with_periodic_images(meta["atom_columns_angstrom_yx"], meta["periodic_cell_angstrom"])
