@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_scans import LIFEPO4, LIFEPO4_ARCHIVE, centre_of, with_periodic_images
 
 from tdm_dask.axes import axis_coordinate, label_counts
 from tdm_dask.errors import CoordinateError, SiteError, UnitError
@@ -239,20 +240,21 @@ def test_missing_and_binary_site_files(tmp_path):
         read_sites(path)
 
 
-def test_templates_of_the_simulated_crystal_repeat_with_it(simulated):
-    counts, meta = simulated("lifepo4_001_40nm.npz")
-    cell = np.array(meta["periodic_cell_angstrom"])
-    images = [cell * (i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    sites = {k: np.concatenate([np.array(v) + s for s in images]) for k, v in meta["atom_columns_angstrom_yx"].items()}
+@pytest.mark.parametrize(("name", "dim", "period"), [(LIFEPO4, "x", 18), (LIFEPO4_ARCHIVE, "y", 32)])
+def test_templates_of_the_simulated_crystal_repeat_with_it(name, dim, period, simulated):
+    counts, meta = simulated(name)
+    sites = with_periodic_images(meta["atom_columns_angstrom_yx"], meta["periodic_cell_angstrom"])
     label = scan(counts.shape[:2], meta["scan_step_angstrom"])
     with pytest.warns(UserWarning, match="dropped"):
         template = gaussian_template(label, sites, sigma=0.35)
-    assert list(template.template.values) == ["Li", "Fe", "P+O", "O"]
-    # Two cells along y; near the border sites beyond three sigma are missing.
-    assert template.values[:, 4:28] == pytest.approx(template.values[:, 36:60], abs=1e-5)
+    assert list(template.template.values) == list(sites)
+    assert set(sites) == {"Li", "Fe", "P+O", "O"}
+    # Two cells along one axis; near the border sites beyond three sigma are missing.
+    first, second = (template.isel({dim: slice(start, start + period - 8)}) for start in (4, 4 + period))
+    assert first.values == pytest.approx(second.values, abs=1e-5)
     # Atom columns scatter: where a template is 1, dark-field counts are above the mean of the scan.
-    ky, kx = np.indices(counts.shape[2:]) - 51
-    far = (np.hypot(ky, kx) * meta["angle_step_mrad"][0] > 30).ravel()
+    (cy, cx), (ky, kx) = centre_of(meta, counts.shape), np.indices(counts.shape[2:])
+    far = (np.hypot(ky - cy, kx - cx) * meta["angle_step_mrad"][0] > 30).ravel()
     dark = counts.reshape(*counts.shape[:2], -1)[..., far].sum(axis=2, dtype=float)
     for kind in ("Fe", "P+O"):
         weight = template.sel(template=kind).values
