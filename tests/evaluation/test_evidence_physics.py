@@ -9,6 +9,17 @@ import pytest
 import xarray as xr
 from scipy.spatial import cKDTree
 from scipy.stats import norm
+from simulated_scans import (
+    LIFEPO4,
+    LIFEPO4_ARCHIVE,
+    LIFEPO4_SCANS,
+    PBTIO3,
+    PBTIO3_ARCHIVE,
+    PBTIO3_SCANS,
+    SCANS,
+    SIGMA,
+    SPECIMENS,
+)
 
 import tdm_dask as tdm
 from tdm_dask.axes import label_counts
@@ -17,19 +28,41 @@ from tdm_dask.evaluation.null import random_sites
 from tdm_dask.evaluation.offsets import offset_scan
 from tdm_dask.evaluation.verdict import evidence
 
-SIGMA = 0.35
 SUPPORTED, ELSEWHERE, NOT = "supported", "not distinguished from other offsets", "not supported"
-PERIOD = {"lifepo4_001_40nm.npz": (20.664, 18.03), "pbtio3_100_39nm.npz": (24.168, 24.168)}
-# Of inequivalent offsets, the part that do at least as well as the true place: made once with other code.
+PERIOD = {
+    LIFEPO4_ARCHIVE: (20.664, 18.03),
+    PBTIO3_ARCHIVE: (24.168, 24.168),
+    LIFEPO4: (10.332, 12.02),
+    PBTIO3: (16.112, 16.112),
+}
+# Of inequivalent offsets, the part that do at least as well as the true place, and how closely that must be met. Of the
+# archives: made once with other code. Of the scans that are simulated here, chosen after six seeds were seen: their
+# mean and five times what they scatter by; where none of six has any such offset, the hundredth part that a few are.
 TABLE = {
-    "lifepo4_001_40nm.npz": {
-        "rank": {"Li": 0.000, "Fe": 0.744, "P+O": 0.012, "O": 0.000},
-        "image_rank": {"Li": 0.000, "Fe": 0.840, "P+O": 1.000, "O": 0.098},
+    LIFEPO4_ARCHIVE: {
+        "rank": {"Li": (0.000, 0.02), "Fe": (0.744, 0.02), "P+O": (0.012, 0.02), "O": (0.000, 0.02)},
+        "image_rank": {"Li": (0.000, 0.02), "Fe": (0.840, 0.02), "P+O": (1.000, 0.02), "O": (0.098, 0.02)},
     },
-    "pbtio3_100_39nm.npz": {
-        "rank": {"Pb": 0.000, "Ti+O": 0.021, "O": 0.000},
-        "image_rank": {"Pb": 0.000, "Ti+O": 0.825, "O": 0.000},
+    PBTIO3_ARCHIVE: {
+        "rank": {"Pb": (0.000, 0.02), "Ti+O": (0.021, 0.02), "O": (0.000, 0.02)},
+        "image_rank": {"Pb": (0.000, 0.02), "Ti+O": (0.825, 0.02), "O": (0.000, 0.02)},
     },
+    LIFEPO4: {
+        "rank": {"Li": (0.000, 0.01), "Fe": (0.466, 0.22), "P+O": (0.000, 0.01), "O": (0.000, 0.01)},
+        "image_rank": {"Li": (0.000, 0.01), "Fe": (0.796, 0.15), "P+O": (0.840, 0.07), "O": (0.267, 0.11)},
+    },
+    PBTIO3: {
+        "rank": {"Pb": (0.000, 0.01), "Ti+O": (0.015, 0.012), "O": (0.000, 0.01)},
+        "image_rank": {"Pb": (0.000, 0.01), "Ti+O": (0.033, 0.04), "O": (0.000, 0.01)},
+    },
+}
+# What six seeds agree on, each by many times its error. That Li is supported on the scan that is simulated here they
+# agree on as well, but by 1.9 times its error, where 1.6 decides: it is left open.
+VERDICTS = {
+    LIFEPO4_ARCHIVE: {"Li": SUPPORTED, "Fe": ELSEWHERE, "P+O": ELSEWHERE, "O": SUPPORTED},
+    PBTIO3_ARCHIVE: {"Pb": SUPPORTED, "Ti+O": ELSEWHERE, "O": SUPPORTED},
+    LIFEPO4: {"Fe": ELSEWHERE, "P+O": SUPPORTED, "O": SUPPORTED},
+    PBTIO3: {"Pb": SUPPORTED, "Ti+O": ELSEWHERE, "O": SUPPORTED},
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*sites lie more than")
@@ -43,9 +76,9 @@ def with_images(sites, cell, counts):
     return every[((every > low - 2) & (every < high + 2)).all(1)]
 
 
-@pytest.fixture(scope="module", params=PERIOD)
+@pytest.fixture(scope="module", params=SCANS)
 def known(request, simulated):
-    """Counts (of lead titanate, summed over 2 x 2 pixels), sites, and the offset scan of the true templates."""
+    """Counts (of the archive of lead titanate, summed over 2 x 2 pixels), sites, and the offset scan of templates."""
     data, meta = simulated(request.param)
     counts = tdm.calibrate(
         label_counts(data),
@@ -54,7 +87,7 @@ def known(request, simulated):
         centre=tuple(n // 2 for n in data.shape[2:]),
         scan_step=meta["scan_step_angstrom"],
     )
-    if "Ti+O" in meta["atom_columns_angstrom_yx"]:
+    if request.param == PBTIO3_ARCHIVE:
         counts = tdm.bin(counts, detector=2)
     cell = meta["periodic_cell_angstrom"]
     sites = {k: with_images(v, cell, counts) for k, v in meta["atom_columns_angstrom_yx"].items()}
@@ -67,19 +100,16 @@ def known(request, simulated):
 def test_the_offset_table_is_reproduced(known):
     name, *_, scan = known
     for rank, expected in TABLE[name].items():
-        for kind, value in expected.items():
-            assert scan[rank].sel(template=kind).item() == pytest.approx(value, abs=0.02), (rank, kind)
+        assert set(expected) == set(scan["template"].values)
+        for kind, (value, within) in expected.items():
+            assert scan[rank].sel(template=kind).item() == pytest.approx(value, abs=within), (rank, kind)
 
 
 def test_what_the_data_single_out_is_supported(known):
     name, counts, sites, _, region, _ = known
     found = evidence(counts, sites, PERIOD[name], sigma=SIGMA, detector_region=region, draws=20)
     verdict = dict(zip(found.table["template"].values, found.table["verdict"].values, strict=True))
-    expected = {
-        "lifepo4_001_40nm.npz": {"Li": SUPPORTED, "Fe": ELSEWHERE, "P+O": ELSEWHERE, "O": SUPPORTED},
-        "pbtio3_100_39nm.npz": {"Pb": SUPPORTED, "Ti+O": ELSEWHERE, "O": SUPPORTED},
-    }[name]
-    assert verdict == expected
+    assert {kind: verdict[kind] for kind in VERDICTS[name]} == VERDICTS[name]
     # All but Fe are where they should be once the other columns are accounted for.
     own = {k for k in verdict if found.table["own_rank"].sel(template=k) == 0}
     assert own == set(verdict) - {"Fe"}
@@ -103,10 +133,9 @@ def test_no_place_that_is_not_the_true_one_would_be_supported(known):
             assert not all(beats), (kind, scan["dy"].values[a, b], scan["dx"].values[a, b])
 
 
+@pytest.mark.parametrize("known", LIFEPO4_SCANS, indirect=True)
 def test_a_template_moved_to_where_it_responds_most_is_not_supported(known):
     name, counts, sites, cell, region, scan = known
-    if not name.startswith("lifepo4"):
-        pytest.skip("once is enough, after every place of both by their maps")
     one = scan.sel(template="Fe")
     away = np.argwhere(one["overlap"].values < 0.8)
     a, b = away[one["response"].values[tuple(away.T)].argmax()]
@@ -119,20 +148,24 @@ def test_a_template_moved_to_where_it_responds_most_is_not_supported(known):
     assert SUPPORTED not in together.table["verdict"].values
 
 
+@pytest.mark.parametrize("known", LIFEPO4_SCANS, indirect=True)
 def test_random_templates_are_not_supported(known):
     name, counts, sites, _, region, _ = known
-    if not name.startswith("lifepo4"):
-        pytest.skip("once is enough")
     kinds = {f"{kind} {n}": random_sites(counts, places, seed=n) for kind, places in sites.items() for n in range(2)}
     found = evidence(counts, kinds, PERIOD[name], sigma=SIGMA, detector_region=region, draws=40, seed=3)
-    assert set(found.table["verdict"].values) == {NOT}
+    verdict = found.table["verdict"].values.tolist()
+    if name in SPECIMENS:
+        # One in twenty responds more strongly than 39 of 40 others by chance, but none so as no other place does.
+        assert SUPPORTED not in verdict
+        assert verdict.count(NOT) >= 6
+    else:
+        assert set(verdict) == {NOT}
 
 
+@pytest.mark.parametrize("known", PBTIO3_SCANS, indirect=True)
 def test_a_displacement_of_ti_that_copies_the_template_is_caught(known):
     """Ti at the cage centre, where it is, and on the wrong side: the position in the image follows the template."""
-    _, counts, sites, _, region, _ = known
-    if "Ti+O" not in sites:
-        pytest.skip("there is no Ti")
+    name, counts, sites, _, region, _ = known
     true = sites["Ti+O"]
     near = cKDTree(sites["O"]).query(true, k=4)
     cage = sites["O"][near[1]].mean(1)
@@ -140,7 +173,9 @@ def test_a_displacement_of_ti_that_copies_the_template_is_caught(known):
     true, cage = true[inside], cage[inside]
     alternatives = {"Ti+O": {"cage centre": cage, "reversed": 2 * cage - true}}
     reference = xr.zeros_like(counts[:, :, 0, 0], dtype=bool)
-    reference[12:36, 12:36] = True  # two unit cells of one domain
+    # Two by two unit cells of one domain.
+    first, expected, within = (0, 0.52, 0.08) if name in SPECIMENS else (12, 0.55, 0.05)
+    reference[first : first + 24, first : first + 24] = True
     options = {"sigma": SIGMA, "detector_region": region, "scan_region": reference.drop_vars(["ky", "kx"])}
     found = template_influence(
         counts,
@@ -150,6 +185,6 @@ def test_a_displacement_of_ti_that_copies_the_template_is_caught(known):
         **options,
     )
     slope, error = found["slope"], found["slope_error"]
-    assert slope.sel(kind="Ti+O").item() == pytest.approx(0.55, abs=0.05)
+    assert slope.sel(kind="Ti+O").item() == pytest.approx(expected, abs=within)
     assert slope.sel(kind="Ti+O").item() > 4 * error.sel(kind="Ti+O").item()
     assert slope.sel(kind="Pb").item() < 0.2
