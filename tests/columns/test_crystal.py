@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
+from simulated_scans import LIFEPO4_SCANS, PBTIO3_SCANS, SAMPLE
 
 from tdm_dask.columns.crystal import sites_from_cif
 from tdm_dask.errors import SiteError
@@ -40,9 +41,10 @@ def distance_to(lattice, kind, points):
     return cKDTree(places).query(points)[0]
 
 
-def test_the_columns_of_lifepo4_are_those_of_the_simulated_scan(simulated):
+@pytest.mark.parametrize("name", [SAMPLE, *LIFEPO4_SCANS])
+def test_the_columns_of_lifepo4_are_those_of_the_simulated_scan(name, simulated):
     lattice = sites_from_cif(OLIVINE, (0, 0, 1))
-    _, meta = simulated("lifepo4_001_40nm.npz")
+    _, meta = simulated(name)
     assert lattice.vectors == pytest.approx(np.array([[5.166, 0], [0, 6.01]]), abs=1e-9)
     assert list(lattice.motif) == ["Fe", "P+O", "O", "Li"]
     for kind, places in meta["atom_columns_angstrom_yx"].items():
@@ -53,9 +55,10 @@ def test_the_columns_of_lifepo4_are_those_of_the_simulated_scan(simulated):
     assert lattice.period == pytest.approx(4.692)
 
 
-def test_the_columns_of_pbtio3_are_those_of_the_simulated_scan(simulated):
+@pytest.mark.parametrize("name", PBTIO3_SCANS)
+def test_the_columns_of_pbtio3_are_those_of_the_simulated_scan(name, simulated):
     lattice = sites_from_cif(PEROVSKITE, (1, 0, 0))
-    _, meta = simulated("pbtio3_100_39nm.npz")
+    _, meta = simulated(name)
     assert lattice.vectors == pytest.approx(np.array([[3.902, 0], [0, 4.156]]), abs=1e-9)
     for kind, places in lattice.motif.items():
         true = np.array(meta["atom_columns_angstrom_yx"][kind]) / 4.028

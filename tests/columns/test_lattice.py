@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lattice_images import drawn, empty_scan, furthest, inside, scan_of
+from simulated_scans import LIFEPO4_ARCHIVE, SAMPLE
 
 from tdm_dask.columns.finding import find_columns
 from tdm_dask.columns.lattice import Drift, Lattice
@@ -212,8 +213,9 @@ def test_columns_that_the_image_does_not_show_are_added_in_the_same_frame():
         assert furthest(places, found.sites(scan, margin=1)[kind]) < 0.05
 
 
-def test_the_sample_of_two_cells_is_enough(simulated):
-    image, _ = scan_of(simulated, "lifepo4_001_40nm.npz", (30, 60))
+@pytest.mark.parametrize("name", [SAMPLE, LIFEPO4_ARCHIVE])
+def test_two_cells_are_enough(name, simulated):
+    image, _ = scan_of(simulated, name, (30, 60))
     found = Lattice.from_image(image[:42, :42], separation=1.4)
     change = np.array([[5.166, 0], [0, 6.01]]) @ np.linalg.inv(found.vectors)
     assert np.abs(change - np.eye(2)).max() < 0.02

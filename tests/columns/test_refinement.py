@@ -8,6 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
+from simulated_scans import PBTIO3, PBTIO3_ARCHIVE, centre_of
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
@@ -199,18 +200,27 @@ def test_what_makes_no_sense_is_refused():
         refine_columns(image, [(np.nan, 5.0)], radius=1)
 
 
-def test_columns_of_lead_titanate_in_the_dark_field(simulated):
-    data, meta = simulated("pbtio3_100_39nm.npz")
+@pytest.mark.parametrize(
+    ("name", "detector", "contrast", "most"),
+    [
+        # Of 30 nm, coarsely sampled, the dark field hardly shows Pb. Seen first: 0.055 of six seeds, at most 0.077.
+        (PBTIO3, (11, 23.5), "dark", 0.11),
+        (PBTIO3_ARCHIVE, (30, 60), "bright", 0.08),
+    ],
+)
+def test_columns_of_lead_titanate_are_found_from_elsewhere(simulated, name, detector, contrast, most):
+    data, meta = simulated(name)
     counts = tdm.label_counts(data[:40, :40])
     counts = tdm.calibrate(
         counts,
         scan_step=meta["scan_step_angstrom"],
         semi_angle=meta["semi_angle_mrad"],
         pixel_size=meta["angle_step_mrad"],
-        centre=(59, 59),
+        centre=centre_of(meta, data.shape),
     )
-    image = tdm.apply_mask(counts, tdm.annulus(counts, 30, 60))
+    image = tdm.apply_mask(counts, tdm.annulus(counts, *detector))
     lead = np.array(meta["atom_columns_angstrom_yx"]["Pb"])
     lead = lead[((lead > 1) & (lead < 13)).all(1)]
-    found = refine_columns(image, lead + np.array([0.2, -0.2]), radius=1.2)
-    assert np.sqrt((np.hypot(*(refined_sites(found) - lead).T) ** 2).mean()) < 0.08
+    assert len(lead) >= 9
+    found = refine_columns(image, lead + np.array([0.2, -0.2]), radius=1.2, contrast=contrast)
+    assert np.sqrt((np.hypot(*(refined_sites(found) - lead).T) ** 2).mean()) < most

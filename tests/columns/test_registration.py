@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lattice_images import drawn, empty_scan, furthest, inside, scan_of
+from simulated_scans import LIFEPO4_ARCHIVE, PBTIO3, PBTIO3_ARCHIVE, SAMPLE
 
 from tdm_dask.columns.crystal import sites_from_cif
 from tdm_dask.columns.lattice import Drift, Lattice
@@ -159,26 +160,36 @@ def test_missing_patterns_and_regions_are_honoured():
     assert register_sites(CHIRAL, spoilt, weights=HEIGHTS, scan_region=right).candidates[0].mirrored
 
 
+@pytest.mark.parametrize("name", [SAMPLE, LIFEPO4_ARCHIVE])
 @pytest.mark.parametrize(("contrast", "angles"), [("adf", (30, 60)), ("abf", (11, 23.5))])
-def test_the_sites_of_lifepo4_are_found_within_a_fifth_of_an_angstrom(simulated, contrast, angles):
-    image, sites = scan_of(simulated, "lifepo4_001_40nm.npz", angles)
+def test_the_sites_of_lifepo4_are_found_within_a_fifth_of_an_angstrom(name, simulated, contrast, angles):
+    image, sites = scan_of(simulated, name, angles)
     for flip in (np.s_[:, :], np.s_[::-1, :], np.s_[:, ::-1]):
         found = register_sites(olivine(), image.copy(data=image.values[flip]), contrast=contrast).sites(image, margin=2)
         ends = np.array([image[dim].values[-1] for dim in ("y", "x")])
         signs = np.array([-1 if s.step == -1 else 1 for s in flip])
         for kind, places in sites.items():
             true = inside({kind: np.where(signs < 0, ends - places, places)}, image)[kind]
-            assert len(true) >= 20
-            assert furthest(true, found[kind]) < 0.05, kind
+            assert len(true) >= (10 if name == SAMPLE else 20)
+            # The pixels of the sample are coarser and its columns fewer: 0.047 at most, seen before this was chosen.
+            assert furthest(true, found[kind]) < (0.1 if name == SAMPLE else 0.05), kind
 
 
-@pytest.mark.parametrize(("contrast", "angles"), [("adf", (30, 60)), ("abf", (11, 23.5))])
-def test_the_sites_of_each_domain_of_pbtio3_are_found_within_a_fifth_of_an_angstrom(simulated, contrast, angles):
-    image, sites = scan_of(simulated, "pbtio3_100_39nm.npz", angles)
+@pytest.mark.parametrize(
+    ("name", "contrast", "angles"),
+    [
+        (PBTIO3, "abf", (11, 23.5)),  # of 30 nm, coarsely sampled, the dark field hardly shows Pb
+        (PBTIO3_ARCHIVE, "adf", (30, 60)),
+        (PBTIO3_ARCHIVE, "abf", (11, 23.5)),
+    ],
+)
+def test_the_sites_of_each_domain_of_pbtio3_are_found_within_a_fifth_of_an_angstrom(name, simulated, contrast, angles):
+    image, sites = scan_of(simulated, name, angles)
     across = (image.y + image.x).transpose("y", "x") / 4.028
+    wall = round(float(image.y[-1]) / 4.028)  # along the diagonal of the scan, so many cells from its corner
     # c along +x as in the lattice's own frame; along +y, which is clockwise from it.
-    for region, rotation in ((across < 5.6, 0), (across > 6.4, -90)):
-        for transposed in (False, True) if contrast == "adf" else (False,):
+    for region, rotation in ((across < wall - 0.4, 0), (across > wall + 0.4, -90)):
+        for transposed in (False, True) if name == PBTIO3 or contrast == "adf" else (False,):
             seen = image.copy(data=image.values.T) if transposed else image
             chosen = region.values.T if transposed else region.values
             with warnings.catch_warnings():
@@ -191,9 +202,11 @@ def test_the_sites_of_each_domain_of_pbtio3_are_found_within_a_fifth_of_an_angst
             for kind, places in sites.items():
                 true = inside({kind: places}, image)[kind]
                 domain = true.sum(1) / 4.028
-                true = true[domain < 5.6] if rotation == 0 else true[domain > 6.4]
-                assert len(true) >= 10
-                assert furthest(true[:, ::-1] if transposed else true, found[kind]) < 0.1, kind
+                true = true[domain < wall - 0.4] if rotation == 0 else true[domain > wall + 0.4]
+                # The small domains of the scan that is simulated here; seen first: 0.11 of six seeds, at most 0.13.
+                least, most = (3, 0.17) if name == PBTIO3 else (10, 0.1)
+                assert len(true) >= least
+                assert furthest(true[:, ::-1] if transposed else true, found[kind]) < most, kind
 
 
 def test_noise_shows_no_crystal():
