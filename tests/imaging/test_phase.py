@@ -11,6 +11,7 @@ import xarray as xr
 from counted_reads import CountingStore, assert_read_once, several_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from simulated_scans import LIFEPO4, LIFEPO4_ARCHIVE, PBTIO3_ARCHIVE, SCANS, centre_of
 from zarr.storage import LocalStore
 
 import tdm_dask as tdm
@@ -385,13 +386,18 @@ def test_a_detector_that_is_turned_and_mirrored_gives_the_same_deflections(phase
     np.testing.assert_allclose(centre_of_mass(swapped, transpose=True), com, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["lifepo4_001_40nm.npz", "pbtio3_100_39nm.npz"])
-def test_thick_specimens_give_the_axis_of_the_rotation_and_not_its_sense(simulated, name):
+@pytest.mark.parametrize(
+    ("name", "within"),
+    # Seen first: of six seeds of the small scan that is simulated here, up to 2.6 degrees, scattering by 0.9. That of
+    # PbTiO3 is too small and noisy for this: up to 3.4 degrees, and the sense by skewness changes with the seed.
+    [(LIFEPO4, 5), (LIFEPO4_ARCHIVE, 1.5), (PBTIO3_ARCHIVE, 1.5)],
+)
+def test_thick_specimens_give_the_axis_of_the_rotation_and_not_its_sense(simulated, name, within):
     counts, meta = scan_of(simulated, name)
     found = scan_rotation(centre_of_mass(counts))
     first, second = sorted(found["rotation_deg"].values[:2], key=abs)
-    assert first == pytest.approx(0, abs=1.5)
-    assert abs(second) == pytest.approx(180, abs=1.5)
+    assert first == pytest.approx(0, abs=within)
+    assert abs(second) == pytest.approx(180, abs=within)
     assert not found["transposed"].values[:2].any()
     assert abs(found["skewness"].values[:2]).max() < 0.5, "in a thin specimen it is above 1"
     if meta["description"].startswith("PbTiO3"):
@@ -405,7 +411,7 @@ def test_thick_specimens_give_the_axis_of_the_rotation_and_not_its_sense(simulat
 def scan_of(simulated, name):
     values, meta = simulated(name)
     counts = tdm.label_counts(values)
-    centre = tuple(n // 2 for n in values.shape[2:])
+    centre = centre_of(meta, values.shape)
     step = meta["scan_step_angstrom"]
     counts = tdm.calibrate(
         counts, pixel_size=meta["angle_step_mrad"], centre=centre, scan_step=step, energy=meta["energy_ev"]
@@ -437,7 +443,7 @@ def py4dstem_phase(counts, rotation, transpose, **options):
     return dpc.object_phase
 
 
-@pytest.mark.parametrize("name", ["lifepo4_001_40nm.npz", "pbtio3_100_39nm.npz"])
+@pytest.mark.parametrize("name", SCANS)
 @pytest.mark.parametrize(("rotation", "transpose"), [(0.0, False), (25.0, True)])
 def test_icom_agrees_with_py4dstem(simulated, name, rotation, transpose):
     pytest.importorskip("py4DSTEM")

@@ -9,18 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulated_scans import LIFEPO4_ARCHIVE, sample_frames
 
 import tdm_dask as tdm
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tdm_dask" / "data"
 PROBES, PIXELS = 42, 38
-
-
-def raw_frames() -> np.ndarray:
-    """The counts by the format's definition: 384 bytes of header, big-endian rows, the bottom row first."""
-    frame = np.dtype([("header", "S384"), ("counts", ">u2", (PIXELS, PIXELS))])
-    return np.fromfile(DATA / "lifepo4_001.mib", frame)["counts"][:, ::-1].reshape(PROBES, PROBES, PIXELS, PIXELS)
 
 
 def test_the_sample_takes_at_most_six_megabytes():
@@ -40,25 +35,25 @@ def test_open_reads_the_sample_as_the_format_defines_it():
     counts = tdm.open(DATA / "lifepo4_001.mib")
     assert counts.dtype == np.uint16
     assert counts.dtype.isnative
-    np.testing.assert_array_equal(counts.compute().values, raw_frames())
+    np.testing.assert_array_equal(counts.compute().values, sample_frames())
 
 
 def test_the_sample_holds_the_counts_of_the_simulation(simulated):
-    counts, _ = simulated("lifepo4_001_40nm.npz")
+    counts, _ = simulated(LIFEPO4_ARCHIVE)
     part = counts[:PROBES, :PROBES, 13:89, 13:89].astype(np.int64)
     binned = part.reshape(PROBES, PROBES, PIXELS, 2, PIXELS, 2).sum(axis=(3, 5))
-    np.testing.assert_array_equal(raw_frames(), binned)
+    np.testing.assert_array_equal(sample_frames(), binned)
 
 
 def test_the_script_makes_the_sample_again_byte_for_byte(shared, tmp_path):
-    script, archive = ROOT / "workflows" / "make_sample.py", shared / "data" / "lifepo4_001_40nm.npz"
+    script, archive = ROOT / "workflows" / "make_sample.py", shared / "data" / LIFEPO4_ARCHIVE
     subprocess.run([sys.executable, script, archive, "--out", tmp_path], check=True)
     for name in ("lifepo4_001.mib", "lifepo4_001.hdr", "lifepo4_001_sites.json"):
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes()
 
 
 def test_every_column_in_and_near_the_scan_is_listed(simulated):
-    _, meta = simulated("lifepo4_001_40nm.npz")
+    _, meta = simulated(LIFEPO4_ARCHIVE)
     listed = json.loads((DATA / "lifepo4_001_sites.json").read_text(encoding="utf-8"))
     extent = (PROBES - 1) * np.array(meta["scan_step_angstrom"])
     cell = np.array(meta["periodic_cell_angstrom"])
@@ -78,7 +73,7 @@ def test_every_column_in_and_near_the_scan_is_listed(simulated):
 @pytest.mark.parametrize(("kind", "least"), [("Li", 0.85), ("Fe", 0.69), ("P+O", 0.6), ("O", 0.76)])
 def test_columns_of_the_sample_are_as_separable_as_those_of_the_whole_scan(kind, least):
     """R of a dense Pearson mask within 24 mrad; the whole scan, not summed, has 0.87, 0.73, 0.62 and 0.80."""
-    counts = raw_frames().astype(np.float64)
+    counts = sample_frames().astype(np.float64)
     pixel, centre = 2.4273461, 18.75
     k = (np.arange(PIXELS) - centre) * pixel
     inside = np.hypot(k[:, None], k) < 24

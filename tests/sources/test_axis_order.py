@@ -12,6 +12,7 @@ import zarr
 from binary_files import write_dm
 from hdf5_files import ANGLES, LENGTHS, RECIPROCALS, write_emd, write_hspy
 from reading import assert_reads, random_counts
+from simulated_scans import SCANS
 from vendor_files import signal_dict, write_mib
 
 import tdm_dask as tdm
@@ -129,12 +130,10 @@ def test_arrays_without_counts_are_not_doubted(tmp_path, value):
     assert open_vendor(as_npy(tmp_path, np.full((8, 8, 8, 8), value, "f4"))).doubts == ()
 
 
-def test_simulated_scans_are_told_from_turned_ones(tmp_path, shared):
-    with np.load(shared / "data" / "lifepo4_001_40nm.npz") as file:
-        array = max((file[name] for name in file.files), key=lambda a: a.ndim * 10**12 + a.size)
-    if array.ndim != 4:
-        pytest.skip("the sample holds no scan")
-    counts = np.random.default_rng(0).poisson(array / array.sum((2, 3)).mean() * 1e4).astype("u2")
+@pytest.mark.parametrize("name", SCANS)
+def test_simulated_scans_are_told_from_turned_ones(name, tmp_path, simulated):
+    counts, _ = simulated(name)
+    counts = np.random.default_rng(0).poisson(counts / counts.sum((2, 3)).mean() * 1e4).astype("u2")
     assert open_vendor(as_npy(tmp_path, counts)).doubts == ()
     assert len(open_vendor(as_npy(tmp_path, turned(counts))).doubts) == 1
 
