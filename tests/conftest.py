@@ -13,6 +13,15 @@ from small_stores import converted, poisson, raw_file
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests on an archive beside the project are long; the scans that are simulated here are tested always."""
+    for item in items:
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(value in simulated_scans.ARCHIVES for value in params if isinstance(value, str)):
+            item.add_marker("long")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of simulated scans and real vendor files that lies beside the project, where it does."""

@@ -41,7 +41,7 @@ CONDITIONS = {
 SEED = 1
 LIFEPO4, PBTIO3 = SPECIMENS
 # Of the method's document, 40 nm thick with more and finer pixels.
-LIFEPO4_ARCHIVE, PBTIO3_ARCHIVE = "lifepo4_001_40nm.npz", "pbtio3_100_39nm.npz"
+ARCHIVES = LIFEPO4_ARCHIVE, PBTIO3_ARCHIVE = "lifepo4_001_40nm.npz", "pbtio3_100_39nm.npz"
 # To parametrise a test by: what is always there, then what lies beside the project. Not the sample, which has few
 # columns and an optic axis between pixels.
 LIFEPO4_SCANS = [LIFEPO4, LIFEPO4_ARCHIVE]
