@@ -21,6 +21,7 @@ _UNKNOWNS = 5  # y, x, amplitude, width, background
 _REACH = 3.0  # radii: the peaks of columns that far away still reach into a window
 _MOST_NEIGHBOURS = 12
 _WIDTHS = (0.05, 2.0)  # radii
+_NARROWEST = 1 / 3  # scan steps: a narrower peak fits between probe positions, where it can be anything
 _HIGHEST = 10.0  # ranges of the data
 _SETTLED = 3e-5  # radii
 _ROUNDING = 1e-10  # of a sum of squares
@@ -61,7 +62,8 @@ def refine_columns(
         `background` in the units of the image; `start_y` and `start_x`; and `flag`: "ok"; "outside" for sites more than
         half a step outside the image; "few pixels" where the window holds no more than five pixels; "walked" where the
         fit went as far as `radius` from the site; "contrast" where it found the other contrast; "failed" where it did
-        not converge or found no peak of a width between a twentieth and twice the radius. Whatever is not "ok" is NaN.
+        not converge or found no peak of a width between a twentieth and twice the radius, and of at least a third of
+        the scan step. Whatever is not "ok" is NaN.
         The coordinate `kind` is "sites" where sites came without kinds. :func:`refined_sites` gives the positions in
         the structure of `sites`.
 
@@ -175,9 +177,8 @@ def _fitted(image: xr.DataArray, starts: Array, radius: float, contrast: Contras
     best[:, [2, 4]] *= unit
     walked = np.hypot(*(best[:, :2] - starts).T) >= radius * (1 - 1e-9)
     width = best[:, 3] / radius
-    broken = (
-        ~settled | (width <= _WIDTHS[0] * (1 + 1e-9)) | (width >= _WIDTHS[1] * (1 - 1e-9)) | ~np.isfinite(errors).all(1)
-    )
+    narrowest = max(_WIDTHS[0] * (1 + 1e-9), _NARROWEST * max(steps) / radius)
+    broken = ~settled | (width <= narrowest) | (width >= _WIDTHS[1] * (1 - 1e-9)) | ~np.isfinite(errors).all(1)
     wrong = best[:, 2] <= 0 if contrast == "bright" else best[:, 2] >= 0
     flags = np.select(
         [outside, ~fitted, walked, wrong, broken], ["outside", "few pixels", "walked", "contrast", "failed"], "ok"

@@ -142,6 +142,15 @@ def test_sites_that_cannot_be_fitted_are_flagged_and_nan():
     np.testing.assert_array_equal(np.stack([found.start_y, found.start_x], 1), starts)
 
 
+@pytest.mark.parametrize(("width", "flag"), [(0.08, "failed"), (0.15, "ok")])
+def test_a_peak_that_fits_between_probe_positions_is_none(width, flag):
+    coords = {dim: axis_coordinate(dim, 20, 0.3, unit="angstrom") for dim in ("y", "x")}
+    y, x = coords["y"].values[:, None], coords["x"].values
+    peak = np.exp(-((y - 3.05) ** 2 + (x - 2.95) ** 2) / (2 * width**2))
+    found = refine_columns(xr.DataArray(peak, coords=coords, dims=("y", "x")), [(3.0, 3.0)], radius=1.2)
+    assert found["flag"].values.tolist() == [flag]
+
+
 @pytest.mark.parametrize("values", [np.zeros((12, 12)), np.full((12, 12), np.nan), np.full((12, 12), 65535, np.uint16)])
 def test_an_image_without_contrast_has_no_columns(values):
     coords = {dim: axis_coordinate(dim, 12, 0.3, unit="angstrom") for dim in ("y", "x")}
