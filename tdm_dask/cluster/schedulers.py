@@ -346,6 +346,8 @@ class _Start:
             return self._client
 
     def _begin(self) -> Any:
+        import distributed  # noqa: F401  (its defaults come first, or they would go with what is set before them)
+
         jobs, patience = None, None
         scratch = self._stack.enter_context(
             tempfile.TemporaryDirectory(prefix="tdm-scratch-", ignore_cleanup_errors=True)
