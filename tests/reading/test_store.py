@@ -116,8 +116,7 @@ def read_by_zarrs(path):
     pytest.importorskip("zarrs")
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
         array = zarr.open_array(path / "counts", mode="r")
-        opened = getattr(array, "async_array", None) or array._async_array  # its name until zarr 3.1.1
-        assert type(opened.codec_pipeline).__name__ == "ZarrsCodecPipeline"
+        assert type(array.async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"
         return array[...]
 
 

@@ -162,10 +162,11 @@ def _valid_pixels(file: Any, parts: list[tuple[str, Any]], source: LinkedFrames)
     if source.dtype.kind == "u":
         width = 8 * source.dtype.itemsize
         marks = [2**bits - 1 for bits in {width, min(source.counter_depth or width, width)}]
+        values = np.array(marks, source.dtype)  # sorted below: a table of 64-bit values overflows in NumPy 2.0
         filled = [part for _, part in parts if len(part)]
         middle = filled[len(filled) // 2]
         frames = [filled[0][0], middle[len(middle) // 2], filled[-1][-1]]
-        marked = np.all([np.isin(frame, np.array(marks, source.dtype)) for frame in frames], axis=0)
+        marked = np.all([np.isin(frame, values, kind="sort") for frame in frames], axis=0)
         if marked.any():
             more = np.count_nonzero(marked & ~unusable)
             findings.append(
