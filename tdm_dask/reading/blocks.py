@@ -426,12 +426,10 @@ class ZarrArray(Source):
 
 
 @dataclass(frozen=True)
-class Crop(Source):
-    """A window of another source."""
+class Derived(Source):
+    """A source whose counts are another's, changed on the way: what it does not say of itself is as there."""
 
     source: Source
-    start: Shape
-    shape: Shape
 
     @property
     def name(self) -> str:
@@ -454,13 +452,21 @@ class Crop(Source):
         return self.source.counter_depth
 
     @property
+    def random_access(self) -> bool:
+        return self.source.random_access
+
+
+@dataclass(frozen=True)
+class Crop(Derived):
+    """A window of another source."""
+
+    start: Shape
+    shape: Shape
+
+    @property
     def _detector(self) -> tuple[slice, slice]:
         ky, kx = (slice(a, a + n) for a, n in zip(self.start[2:], self.shape[2:], strict=True))
         return ky, kx
-
-    @property
-    def random_access(self) -> bool:
-        return self.source.random_access
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return assembled(self, y0, y1, x0, x1)

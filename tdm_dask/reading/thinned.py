@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 
 from ..kernels.thinning import thin_counts, thin_scaled
-from .blocks import Block, Shape, Source, Window
+from .blocks import Block, Derived, Shape, Window
 from .lazy import as_dask, source_of
 from .memory import Buffers, native, read_only
 
@@ -56,35 +56,14 @@ class Thinning:
 
 
 @dataclass(frozen=True)
-class Thinned(Source):
+class Thinned(Derived):
     """Another source's counts, thinned block by block as they are read."""
 
-    source: Source
     thinning: Thinning
-
-    @property
-    def name(self) -> str:
-        return self.source.name
 
     @property
     def shape(self) -> Shape:  # type: ignore[override]
         return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype:  # type: ignore[override]
-        return self.source.dtype
-
-    @property
-    def tile(self) -> tuple[int, int]:
-        return self.source.tile
-
-    @property
-    def counter_depth(self) -> int | None:  # type: ignore[override]
-        return self.source.counter_depth
-
-    @property
-    def random_access(self) -> bool:
-        return self.source.random_access
 
     def detector_window(self, pixels: np.ndarray | None) -> Window:
         return self.source.detector_window(pixels)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, SourceError
-from ..reading.blocks import BLOCK_BYTES, Block, Frames, RawFrames, Source, Window, bounding_box
+from ..reading.blocks import BLOCK_BYTES, Block, Derived, Frames, RawFrames, Source, Window, bounding_box
 from ..reading.memory import Buffers
 from .vendor import FileState, check_state, native_dtype
 
@@ -170,10 +170,8 @@ class DetectorFirst(Source):
 
 
 @dataclass(frozen=True)
-class Exchanged(Source):
+class Exchanged(Derived):
     """Another source with both pairs of axes exchanged: its (x, y, kx, ky) are read as (y, x, ky, kx)."""
-
-    source: Source
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
@@ -181,12 +179,13 @@ class Exchanged(Source):
         return ny, nx, nky, nkx
 
     @property
-    def dtype(self) -> np.dtype:  # type: ignore[override]
-        return self.source.dtype
-
-    @property
     def tile(self) -> tuple[int, int]:
         x, y = self.source.tile
+        return y, x
+
+    @property
+    def grain(self) -> tuple[int, int]:
+        x, y = self.source.grain
         return y, x
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
@@ -203,7 +202,7 @@ class Exchanged(Source):
 
 
 @dataclass(frozen=True)
-class PartialScan(Source):
+class PartialScan(Derived):
     """A scan of which only the first probe positions have a pattern in the file; the others read as zeros.
 
     Parameters
@@ -214,28 +213,11 @@ class PartialScan(Source):
         Probe positions, in the order of the scan, that have a pattern.
     """
 
-    source: Source
     present: int
 
     @property
     def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
         return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype:  # type: ignore[override]
-        return self.source.dtype
-
-    @property
-    def counter_depth(self) -> int | None:  # type: ignore[override]
-        return self.source.counter_depth
-
-    @property
-    def tile(self) -> tuple[int, int]:
-        return self.source.tile
-
-    @property
-    def random_access(self) -> bool:
-        return self.source.random_access
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         out = np.zeros((y1 - y0, x1 - x0, *self.shape[2:]), self.dtype)
