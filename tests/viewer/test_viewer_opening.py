@@ -185,7 +185,7 @@ def test_what_cannot_be_viewed_is_said_in_a_sentence(view, store, tmp_path, monk
         (store, {"out": "s3://bucket/out"}, InputError, "cannot save to s3://bucket/out"),
         (store, {"out": tmp_path / "scan.raw"}, InputError, r"scan\.raw is a file; give a folder"),
         (store, {"bin": 0}, InputError, "bin=0 was given"),
-        (store, {"memory": 10}, InputError, "Not even one number"),
+        (store, {"proxy_memory": 10}, InputError, "Not even one number"),
         (store, {"recipe": tmp_path / "a.toml"}, RecipeError, "asks for no image"),
         (store, {"recipe": tmp_path / "b.toml"}, RecipeError, "cannot be read"),
     ):
