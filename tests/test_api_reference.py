@@ -100,6 +100,7 @@ def pages(tmp_path_factory):
     return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
 
 
+@pytest.mark.long
 def test_every_public_name_has_a_place_in_its_room_and_in_the_contents(pages):
     for name, home in tdm._HOME.items():
         page = f"tdm_dask/{home.replace('.', '/')}.html"

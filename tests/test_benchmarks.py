@@ -108,6 +108,7 @@ def large_formats():
     return sorted(FORMATS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", large_formats())
 def test_every_large_file_holds_what_was_written(tmp_path, name):
     from benchmarks.memory import FORMATS, Place

@@ -118,6 +118,7 @@ def test_convert_of_raw_binary_takes_its_layout_from_the_options(run, tmp_path):
     np.testing.assert_array_equal(tdm.open("a.zarr"), values)
 
 
+@pytest.mark.long
 def test_image_of_the_whole_disk_is_the_same_on_worker_processes(run, converted):
     assert run("image", converted, "--detector", "bf", "--out", "threads.npy")[0] == 0
     options = ("--workers", 1, "--memory", "1GiB", "--json")
@@ -332,6 +333,7 @@ def test_failures_have_their_exit_code_and_one_sentence(error, code, sentence, r
     assert err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_failure_names_the_stages_that_were_finished(run, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no figure today")

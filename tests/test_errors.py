@@ -345,6 +345,7 @@ def dying(counts):
     return counts.copy(data=counts.data.map_blocks(die, dtype=counts.dtype, meta=counts.data._meta))
 
 
+@pytest.mark.long
 def test_a_worker_that_is_lost_again_and_again(tmp_path, monkeypatch):
     from distributed import KilledWorker
 
@@ -379,6 +380,7 @@ def test_an_exception_survives_pickling_with_its_sentence(kind):
         assert issubclass(kind, ValueError | OSError)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
 def test_an_exception_comes_back_from_a_task_as_it_was(scheduler, damaged):
     with dask.config.set(scheduler=scheduler, num_workers=2), refused(errors.CorruptStoreError, "checksum is wrong"):
@@ -398,6 +400,7 @@ def sentences():
                     yield f"{file.name}:{node.lineno}", texts
 
 
+@pytest.mark.long
 def test_every_message_is_one_sentence():
     found = dict(sentences())
     assert len(found) > 50

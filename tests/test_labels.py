@@ -297,6 +297,7 @@ def test_what_has_no_case_returns_no_labelled_arrays(name):
     assert "xr." not in str(inspect.signature(getattr(tdm, name)).return_annotation)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_results_carry_their_name_and_unit(name, counts, tmp_path):
     arrays = arrays_of(CASES[name](counts, tmp_path))

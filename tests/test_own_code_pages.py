@@ -41,6 +41,7 @@ def test_the_reductions_run_as_they_stand(tmp_path):
     assert "total    (y, x) uint64" in printed
 
 
+@pytest.mark.long
 def test_the_format_runs_as_it_stands_and_with_the_commands_of_the_page(tmp_path):
     (tmp_path / "my_format.py").write_text(blocks(PAGES[1], "python")[0])
     lines = [line.split() for line in blocks(PAGES[1], "sh")[0].splitlines()]

@@ -207,6 +207,7 @@ roots = [dask.delayed(np.sqrt)(value) for value in range(7)]
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [80, 50])
 def test_a_terminal_keeps_a_line_for_each_stage_below_what_is_printed(columns):
     lines = screen_of(
@@ -231,6 +232,7 @@ print("end")
     assert "…" in lines[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["1 / 0", 'print("waiting"); threading.Event().wait()'])
 def test_an_error_and_ctrl_c_leave_a_clean_line(end):
     script = f"""
@@ -248,6 +250,7 @@ except (KeyboardInterrupt, ZeroDivisionError) as error:
     assert lines[1] in ("KeyboardInterrupt", "ZeroDivisionError")
 
 
+@pytest.mark.long
 def test_a_cluster_shows_one_line_in_a_terminal_and_its_workers_none(tmp_path):
     script = f"""
 if __name__ == "__main__":

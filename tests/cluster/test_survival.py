@@ -106,6 +106,7 @@ def test_a_run_one_of_whose_workers_is_killed_makes_the_same_results(clean):
     assert {path.name for path in clean.iterdir()} == {"local", "out"}
 
 
+@pytest.mark.long
 def test_a_wrong_request_starts_no_cluster(clean):
     (clean / "broken.mib").write_bytes(b"MQ1,")
     code, err = command("convert", "broken.mib", "scan.zarr", "--workers", 2)
@@ -146,6 +147,7 @@ def command(*arguments, meanwhile=lambda process: None):
     return process.returncode, err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_of_a_run_leaves_one_sentence_and_no_process(number, store, clean):
     workers = []
@@ -219,6 +221,7 @@ def test_workers_without_memory_to_start_are_not_waited_for_without_end(monkeypa
         dask.delayed(time.sleep)(600).compute()
 
 
+@pytest.mark.long
 def test_work_that_takes_a_worker_beyond_its_memory_is_told(monkeypatch):
     monkeypatch.setattr("tdm_dask.cluster.schedulers.ALLOWED_FAILURES", 0)
     with (
@@ -251,6 +254,7 @@ def test_a_read_that_does_not_return_is_named(monkeypatch, capsys):
     assert said[0].startswith("tdm: note: /mnt/scan.mib has not answered for 0 s")
 
 
+@pytest.mark.long
 def test_a_stalled_read_of_a_worker_is_named_by_its_client(capfd):
     with scheduler(workers=1, memory="1GiB", announce=False):
         dask.delayed(stalled)().compute()
@@ -282,6 +286,7 @@ def test_a_second_cluster_follows_the_first_in_a_process_that_had_not_known_dist
     assert (done.returncode, done.stdout.split()) == (0, ["3", "4"]), done.stderr
 
 
+@pytest.mark.long
 def test_a_finished_run_computes_nothing(clean):
     """What an earlier run has stored is read without dask, so that no cluster is started for it."""
 

@@ -130,6 +130,7 @@ def test_what_the_image_does_not_settle_is_said():
     assert off(settled, true, image) < 0.05
 
 
+@pytest.mark.long
 def test_a_drift_is_followed_from_the_middle_outwards():
     # Larger than the part in which candidates are sought, so that the drift is carried from window to window.
     drift = Drift(2, np.array([33.0, 33.0]), np.array([33.0, 33.0]), np.array([[0.9, -0.5], [0.3, 0.8], [-0.6, 1.1]]))

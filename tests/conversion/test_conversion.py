@@ -36,6 +36,7 @@ def test_a_crop_a_step_and_a_pixel_size_reach_the_store(raw, tmp_path):
     assert counts.attrs["pixel_size_mrad"] == [1.25, 1.25]
 
 
+@pytest.mark.long
 def test_any_labelled_counts_can_be_converted(raw, tmp_path):
     opened, dense = tdm.open(raw[0], **raw[1]), raw[2].astype(np.uint16)
     cases = {
@@ -94,6 +95,7 @@ def test_options_that_do_not_fit_are_refused(raw, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
 def test_statistics_honour_the_valid_flags(tmp_path, dtype):
     rng = np.random.default_rng(4)
@@ -129,6 +131,7 @@ def cluster():
         yield local
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes", "distributed"])
 def test_every_scheduler_writes_the_same_store(request, raw, uninterrupted, tmp_path, scheduler):
     with contextlib.ExitStack() as stack:

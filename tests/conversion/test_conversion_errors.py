@@ -91,6 +91,7 @@ class SmallStore(WrapperStore):
         await super().set(key, value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("room", [0, 1, 4, 6, 7, 30, 56, 58, 60, 61, 62])
 def test_a_disk_that_is_full_at_any_object_keeps_what_was_written_and_is_resumed(raw, uninterrupted, tmp_path, room):
     store = SmallStore(LocalStore(tmp_path / "scan.zarr"))
@@ -191,6 +192,7 @@ HARMS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_shard_that_did_not_arrive_as_it_was_written_is_named_and_written_anew(raw, uninterrupted, tmp_path, harm):
     path = tmp_path / "scan.zarr"
@@ -207,6 +209,7 @@ def test_a_shard_that_did_not_arrive_as_it_was_written_is_named_and_written_anew
     assert_same_store(path, uninterrupted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint32", "uint64", "int16", "float32", "float64"])
 @pytest.mark.parametrize("harm", [other_probes, other_pixels])
 @pytest.mark.parametrize("flags", [False, True])

@@ -81,6 +81,7 @@ def chunks_read(path, store, chunks, **options):
     return times
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "chunks",
     [

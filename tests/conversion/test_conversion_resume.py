@@ -147,6 +147,7 @@ def test_a_conversion_killed_while_it_reads_its_shards_back_checks_all_of_them_a
     assert_same_store(path, uninterrupted)
 
 
+@pytest.mark.long
 def test_a_shard_harmed_between_the_kill_and_the_resumption_is_found(raw, uninterrupted, forks, tmp_path):
     path = tmp_path / "scan.zarr"
     _, ended = forks(path, at_check=SHARDS)
@@ -180,6 +181,7 @@ def state_of(path):
         return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shards", [0, 1, 13, SHARDS - 1])
 def test_resuming_writes_only_what_is_missing(raw, uninterrupted, tmp_path, shards):
     path = tmp_path / "scan.zarr"
@@ -195,6 +197,7 @@ def test_resuming_writes_only_what_is_missing(raw, uninterrupted, tmp_path, shar
     assert_same_store(path, uninterrupted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("harm", ["shard", "sums", "half a shard", "half the sums", "index"])
 def test_a_shard_that_is_not_whole_with_its_sums_is_written_again(raw, uninterrupted, tmp_path, harm):
     path = tmp_path / "scan.zarr"
@@ -242,6 +245,7 @@ def test_a_finished_conversion_is_not_repeated(raw, tmp_path):
     assert store.written == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "other",
     [
@@ -264,6 +268,7 @@ def test_another_request_is_not_answered_with_what_is_there(raw, tmp_path, other
     assert shard_files(path) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("other", [{"compression": "zstd"}, {"crop": {"y": slice(0, 9)}}])
 def test_overwrite_replaces_a_store(raw, tmp_path, other):
     path, fresh = tmp_path / "scan.zarr", tmp_path / "fresh.zarr"

@@ -260,6 +260,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_class_of_a_notebook_goes_to_workers_as_it_is_now(stored, tmp_path):
     path = stored.data.dask[f"source-{stored.data.name}"].value.name.removeprefix("file://")
     script = NOTEBOOK.format(path=path, out=tmp_path / "sums.npy")
@@ -279,6 +280,7 @@ def counting(shards):
     return store, tdm.open(store)
 
 
+@pytest.mark.long
 def test_any_number_of_reductions_is_one_read_and_nothing_is_read_before(counting, shards):
     store, counts = counting
     found = tdm.reduce(counts, all_of_them(counts.shape))
@@ -569,6 +571,7 @@ def test_what_is_not_as_in_the_trial_is_an_error_and_no_wrong_number(stored, red
         tdm.reduce(stored, reduction).compute(scheduler="threads")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_an_exception_keeps_its_type_and_leads_to_its_line(stored, scheduler):
     lazy = tdm.reduce(stored, FailsLater())

@@ -53,6 +53,7 @@ def kept_of(electrons: int, fraction: float, seed: int, place: tuple[int, ...]) 
     return kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fraction", [0.5, 0.25, 0.3, 0.9, 1e-3, 1 - 1e-9])
 def test_the_draw_is_the_one_that_the_places_say(fraction):
     rng = np.random.default_rng(3)
@@ -108,6 +109,7 @@ def test_halves_of_poisson_counts_are_poisson_and_independent():
     assert abs(np.corrcoef(kept[off_diagonal].ravel(), turned.ravel())[0, 1]) < limit
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     scan=scans(),

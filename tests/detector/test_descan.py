@@ -49,6 +49,7 @@ def templates_of(shape, n=2, seed=1):
     return xr.DataArray(np.random.default_rng(seed).normal(size=(n, *shape)), dims=("template", "y", "x"))
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     data=st.data(), scan=scans(), layout=st.sampled_from(LAYOUTS), scheduler=st.sampled_from(["synchronous", "threads"])
@@ -438,6 +439,7 @@ def assert_measured(found, by, limit=0.1):
         assert 0 < found[name].attrs["residual"] < 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [
@@ -462,6 +464,7 @@ def tilted():
     return simulated(contrast=holes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_shifts_are_the_same_wherever_the_counts_are(tilted, layout, tmp_path_factory):
     counts, by = tilted
@@ -538,6 +541,7 @@ def test_descan_brings_the_disk_to_rest_and_calibrate_finds_it(tilted):
     np.testing.assert_array_equal(tdm.pixel_statistics(calibrated)["mean"], moved.sum((0, 1)) / 32**2 * seen)
 
 
+@pytest.mark.long
 def test_of_a_store_only_the_surroundings_of_the_disk_are_read(tmp_path):
     counts, by = simulated(amplitude=((1.0, 0.5), (-0.8, 1.0)), size=128, dose=1e5)
     counts += np.random.default_rng(4).poisson(20, counts.shape).astype(counts.dtype)  # or only the disk would be large
@@ -553,6 +557,7 @@ def test_of_a_store_only_the_surroundings_of_the_disk_are_read(tmp_path):
     assert 0.1 * everything < sum(stop - start for _, start, stop in ranges) < 0.6 * everything
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [

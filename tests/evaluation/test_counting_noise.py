@@ -28,6 +28,7 @@ def mask_of(counts, n=2):
     return tdm.derive_mask(counts, template)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("normalisation", ["none", "standardised"])
 def test_repeated_scans_scatter_as_much_as_it_says(normalisation):
     mask = mask_of(poisson(0))

@@ -83,6 +83,7 @@ def test_everything_is_one_dataset_with_gaps_where_there_are_no_offsets():
     assert both["verdict"].values.tolist() == [NOT, SUPPORTED]
 
 
+@pytest.mark.long
 def test_templates_moved_off_their_sites_are_never_supported():
     counts = column_counts()
     overlap = offset_scan(counts, tdm.gaussian_template(counts, SITES, sigma=SIGMA), CELL)["overlap"]

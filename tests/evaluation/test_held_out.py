@@ -96,6 +96,7 @@ def test_electrons_equal_masks_of_one_half_of_them_applied_to_the_other(method):
     assert found["fold"].values.tolist() == ["first half", "second half"]
 
 
+@pytest.mark.long
 def test_halves_take_one_read_and_electrons_four(tmp_path):
     path, _ = several_shards(tmp_path, shape=(20, 24, 64, 96))
     store = CountingStore(LocalStore(path, read_only=True))

@@ -70,6 +70,7 @@ def test_poisson_counts_have_the_ratio_that_counting_electrons_says():
     assert np.mean(found) == pytest.approx(true, abs=0.3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ratio", [0.2, 1.0, 30.0, 1000.0])
 @pytest.mark.parametrize("vectors", [[[10.332, 0], [0, 6.01]], [[4.1, 0.3], [1.2, 5.2]], [[0, 6.01], [-10.332, 0]]])
 def test_a_lattice_gives_the_ratio_that_was_put_in(ratio, vectors):
@@ -85,6 +86,7 @@ def test_a_lattice_gives_the_ratio_that_was_put_in(ratio, vectors):
     np.testing.assert_allclose(found["snr_db"], both)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cell", [(10.332, 6.01), (2.56, 2.56), [[2.56, 0.0], [1.28, 2.24]]])
 def test_a_fit_equals_a_dense_one_by_least_squares(cell):
     rng = np.random.default_rng(2)

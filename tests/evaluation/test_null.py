@@ -92,6 +92,7 @@ def test_false_positives_without_structure_come_at_the_stated_rate():
     assert abs(p.mean() - 0.5 * 22 / 21) < 4 * np.sqrt(1 / 12 / len(p))
 
 
+@pytest.mark.long
 def test_false_positives_of_random_sites_on_a_crystal_come_at_the_stated_rate():
     counts = crystal()
     kinds = {f"random {n}": random_sites(counts, lattice(), margin=SIGMA, seed=1000 + n) for n in range(200)}
@@ -143,6 +144,7 @@ def test_significant_pixels_of_noise_are_as_few_as_the_rate_says():
     assert sum(with_any) <= binom.ppf(0.999, 100, 0.1)
 
 
+@pytest.mark.long
 def test_of_the_significant_pixels_a_part_of_about_the_rate_is_chance():
     false = []
     for seed in range(20):

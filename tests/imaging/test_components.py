@@ -50,6 +50,7 @@ def rows_of(masks):
     return masks.values.reshape(len(masks), -1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layout", ["numpy", "chunked", "store"])
 def test_components_equal_a_dense_singular_value_decomposition(method, layout, tmp_path):
@@ -198,6 +199,7 @@ def test_both_methods_give_the_same_signs_and_the_same_numbers_every_time():
     assert signed(antisymmetric, ramp).tolist() == [1.0, -1.0, 1.0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("call", "expected"),
     [

@@ -197,6 +197,7 @@ def counting(tmp_path):
     return store, path, counts, values
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("background", ["none", "mean", "plane"])
 def test_centre_of_mass_and_its_integral_are_lazy_and_read_once(counting, background):
     store, path, counts, values = counting

@@ -58,6 +58,7 @@ def test_the_thickness_is_found_between_those_of_the_library(truth):
     assert float(found.interpolated_misfit.min()) < 0.1 < 10 < float(found.misfit.max())
 
 
+@pytest.mark.long
 def test_errors_cover_the_truth_and_fall_with_the_dose():
     rng, spread = np.random.default_rng(0), {}
     library = library_of()
@@ -73,6 +74,7 @@ def test_errors_cover_the_truth_and_fall_with_the_dose():
     assert 3 < spread[30] / spread[3000] < 30  # ten, as the root of the dose
 
 
+@pytest.mark.long
 def test_rotation_scale_and_shift_are_found_with_the_thickness():
     geometry = {"turn": 3.0, "scale": 1.03, "shift": (0.4, -0.7)}
     library, allowed = library_of(71), {"rotation": (-6, 6), "scale": (0.95, 1.05)}
@@ -96,6 +98,7 @@ def test_rotation_agrees_with_the_transfer_of_masks():
     assert float(found.rotation.sel(thickness=40)) == pytest.approx(4, abs=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [0.5, 1.7])
 def test_the_library_may_be_finer_or_coarser_than_the_detector(step):
     library = library_of(int(70 / step) | 1, step)

@@ -76,6 +76,7 @@ def test_exact_moments(patterns, rows, columns, dtype, kind):
         assert (cross == 0.5).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(("patterns", "rows", "columns"), [*SHAPES, (513, 4, 6), (1030, 1, 3)])
@@ -132,6 +133,7 @@ def test_weighted_sums(patterns, rows, columns, masks, dtype):
     np.testing.assert_allclose(images, expected, rtol=1e-12, atol=1e-12 * (np.abs(block).max() + 1.0) * rows * columns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize("masks", [1, 5, 6, 34])

@@ -57,6 +57,7 @@ def merit(found, aperture, kind="Li", rejection=1.0):
     return z[kind] - rejection * max(value for name, value in z.items() if name != kind)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("seed", "rejection", "step"), [(0, 1.0, 1.0), (1, 0.0, 1.7), (2, 0.5, 1.0)])
 def test_no_aperture_is_better_than_the_one_found(seed, rejection, step):
     rng = np.random.default_rng(seed)
@@ -97,6 +98,7 @@ def test_signals_are_covariances_of_the_image_that_the_aperture_makes():
     assert "elastic scattering alone" in found.attrs["caveat"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["pearson", "mean-scaled"])
 def test_a_mask_serves_as_well_as_the_correlations_it_came_from(method):
     rng = np.random.default_rng(2)
@@ -163,6 +165,7 @@ def test_what_makes_no_aperture_is_said():
         collection_aperture(pixels, "Li")
 
 
+@pytest.mark.long
 def test_correlations_that_are_lazy_are_read_once(tmp_path):
     import dask.array as da
 

@@ -104,6 +104,7 @@ def client():
         yield client
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", ">u2", "float32"])
 def test_distributed_workers_give_the_same_numbers(client, layout, dtype, tmp_path_factory):
@@ -118,6 +119,7 @@ def test_distributed_workers_give_the_same_numbers(client, layout, dtype, tmp_pa
     oracle.assert_close(image, expected)
 
 
+@pytest.mark.long
 def test_a_graph_built_under_a_client_runs_under_none(client, tmp_path):
     rng = np.random.default_rng(4)
     labelled = tdm.convert(tdm.label_counts(rng.poisson(3, (9, 8, 7, 6)).astype("uint16")), tmp_path / "scan.zarr")

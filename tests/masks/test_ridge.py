@@ -32,6 +32,7 @@ def assert_masks(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-300))
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     data=st.data(), scan=scans(), layout=st.sampled_from(LAYOUTS), scheduler=st.sampled_from(["synchronous", "threads"])
@@ -74,6 +75,7 @@ def test_both_solvers_equal_a_dense_solve(data, scan, layout, scheduler, tmp_pat
         assert mask.dims == ("template", "ky", "kx")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", ["gram", "conjugate-gradients"])
 @pytest.mark.parametrize("layout", ["numpy", "chunked", "store"])
 def test_flags_and_descan_are_honoured(layout, solver, tmp_path):
@@ -331,6 +333,7 @@ def test_the_matrix_takes_one_read_and_none_before_compute(counting, scan, regul
     assert_read_once(store, scan[0], fraction=0.7)
 
 
+@pytest.mark.long
 def test_conjugate_gradients_take_as_many_reads_as_they_say(counting, scan):
     store, counts = counting
     options = {"detector_region": few_pixels(), "regularisation": 0.3, "solver": "conjugate-gradients"}
@@ -367,6 +370,7 @@ def test_chains_read_once_per_stage_and_lie_in_one_graph(counting):
     assert image.shape == (2, 20, 24)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["numpy", "chunked", "store"])
 def test_a_cluster_gives_the_same_masks(layout, client, tmp_path):
     counts, templates = dataset()

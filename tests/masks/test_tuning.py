@@ -99,6 +99,7 @@ def dense(counts, region, factors):
     return sums, inside, window
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "uint32", "int16", "float32", "bool"])
@@ -257,6 +258,7 @@ def test_column_images_are_those_of_the_two_steps(flags, layout, tmp_path):
         assert one["image"].attrs["normalisation"] == "none"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("persist", [False, True])
 def test_column_images_take_the_options_of_ridge_masks(persist, tmp_path):
     given = laid_out(labelled(poisson(SHAPE)), "store", tmp_path)
@@ -297,6 +299,7 @@ MIDDLE = np.zeros((128, 128), bool)
 MIDDLE[40:60, 36:62] = True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1, 2, 3])
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 def test_a_proxy_reads_the_tiles_of_its_region_once(counting, scan, factor, scheduler):
@@ -329,6 +332,7 @@ def test_a_crop_in_an_expression_reads_only_its_tiles(counting, scan):
     assert_read_once(store, scan[0], fraction=1 / 16)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("persist", "times"), [(False, 2), (True, 1)])
 @pytest.mark.parametrize("method", ["pearson", "ridge"])
 def test_column_images_read_the_region_twice_or_once(counting, scan, method, persist, times):
@@ -414,6 +418,7 @@ def test_the_available_memory_is_part_of_the_machines():
     assert 0 < tuning._available_memory() < psutil.virtual_memory().total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("factor", [1, 2])
 def test_a_proxy_in_a_store_holds_the_same_counts(layout, factor, tmp_path):

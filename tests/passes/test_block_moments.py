@@ -55,6 +55,7 @@ def assert_blocks(found, expected, templates):
         np.testing.assert_array_less(np.abs(block.products - products) / limit, 1.0)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), scan=scans(), layout=st.sampled_from(LAYOUTS))
 def test_the_moments_of_every_block_equal_the_oracle(data, scan, layout, tmp_path_factory):

@@ -18,6 +18,7 @@ import tdm_dask as tdm
 from tdm_dask.reading.lazy import source_of
 
 
+@pytest.mark.long
 def test_the_next_range_comes_while_one_is_used(tmp_path, monkeypatch):
     several_shards(tmp_path)
     monkeypatch.setattr("tdm_dask.shards.sharded_array.RANGE_BYTES", 1)  # every inner chunk is a range of its own

@@ -146,6 +146,7 @@ def test_a_pass_reads_nothing_before_compute_and_then_each_chunk_of_the_region_o
     np.testing.assert_allclose(found["mean"][pixels], counts.mean((0, 1))[pixels])
 
 
+@pytest.mark.long
 def test_a_pass_runs_in_other_processes(scan):
     path, counts = scan
     pixels = np.zeros((64, 96), bool)
@@ -186,6 +187,7 @@ def test_counts_that_are_not_finite_are_an_error_where_they_are_used():
     assert np.isfinite(normal_product(counts, masks, 1, None, pixels)["product"]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int16", "float32", "float64"])
 def test_rows_are_centred_on_their_own_mean(dtype):
     block = np.random.default_rng(4).integers(0, 100, (11, 13)).astype(dtype)

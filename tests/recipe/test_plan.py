@@ -121,6 +121,7 @@ def test_as_many_tasks_are_run_as_were_planned(scan, masks, tmp_path):
         assert planned.tasks <= tasks[planned.name] <= planned.tasks + 20
 
 
+@pytest.mark.long
 def test_a_vendor_file_is_tried_and_nothing_is_left(tmp_path):
     made = plan_recipe(DEMO, tmp_path / "out")
     assert [stage.name for stage in made.stages] == ["convert", "correlate", "images"]
@@ -135,6 +136,7 @@ def test_a_vendor_file_is_tried_and_nothing_is_left(tmp_path):
     assert made.stages[0].read_bytes == pytest.approx(counts + stored, rel=0.02)
 
 
+@pytest.mark.long
 def test_stages_that_are_finished_are_not_planned(tmp_path):
     out = tmp_path / "out"
     run_recipe(DEMO, out)
@@ -151,6 +153,7 @@ def test_stages_that_are_finished_are_not_planned(tmp_path):
     assert [stage.name for stage in part.stages] == ["images"]
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_refused_with_what_would(scan, tmp_path, monkeypatch, capsys):
     made = plan_recipe(scan[1], tmp_path / "out", seconds=0.1)
     made.check()
@@ -181,6 +184,7 @@ def test_a_wrong_recipe_is_refused_before_anything_is_tried(scan, tmp_path):
         plan_recipe({**scan[1], "source": {**scan[1]["source"], "flyback": 2}}, tmp_path / "out")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"]])
 def test_the_command_prints_the_plan(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

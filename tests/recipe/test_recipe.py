@@ -75,6 +75,7 @@ def dense_masks(counts: np.ndarray, templates: np.ndarray) -> tuple[np.ndarray, 
     return rows @ standard / len(flat), standard
 
 
+@pytest.mark.long
 def test_the_demo_calibrates_the_detector_and_the_scan(demo):
     counts = demo.counts
     assert counts.kx.attrs["units"] == "mrad"
@@ -131,6 +132,7 @@ def test_results_are_readable_by_plain_xarray(demo):
     assert images["image"].sel(template="P+O").shape == (42, 42)
 
 
+@pytest.mark.long
 def test_correlating_and_applying_read_the_counts_once_each(tmp_path, monkeypatch):
     from tdm_dask.reading.blocks import Shards
 
@@ -210,6 +212,7 @@ def test_counts_are_kept_as_they_are_where_the_recipe_asks_for_no_compression(tm
     assert source_of(result.counts.data).array.codec.compressor is None
 
 
+@pytest.mark.long
 def test_a_run_that_failed_goes_on_after_its_last_finished_stage(tmp_path, demo):
     with pytest.raises(RuntimeError):
         run_recipe(DEMO, tmp_path / "out", stage=Stages(fail="images"))
@@ -243,6 +246,7 @@ def test_counts_are_not_converted_again_for_a_recipe_that_was_mended(tmp_path):
     np.testing.assert_array_equal(tdm.open(result.store).kx, result.counts.kx)
 
 
+@pytest.mark.long
 def test_a_calibration_that_the_recipe_no_longer_has_is_gone(tmp_path):
     out = tmp_path / "out"
     run_recipe(asking(calibration={"semi_angle": 23.5, "scan_step": 0.3225, "energy": "200 keV"}), out)
@@ -281,6 +285,7 @@ def test_mean_scaled_masks_are_applied_to_the_counts_as_they_are(tmp_path, dense
     close(result.images["image"].values.reshape(2, -1), (dense.reshape(-1, 38 * 38) @ expected.T).T)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"regularisation": 0.3, "separate": True, "counts_per_electron": 1.0}])
 def test_ridge_masks_are_those_of_derive_mask_and_take_one_read(options, tmp_path, monkeypatch):
     from tdm_dask.reading.blocks import Shards
@@ -332,6 +337,7 @@ def with_evidence(tmp_path_factory):
     return recipe, run_recipe(recipe, tmp_path_factory.mktemp("evidence") / "out", stage=stages), stages
 
 
+@pytest.mark.long
 def test_evidence_is_a_stage_of_its_own(with_evidence):
     recipe, result, stages = with_evidence
     assert stages.names == ["convert", "calibrate", "correlate", "images", "evidence"]

@@ -92,6 +92,7 @@ def test_the_page_says_what_was_done_with_numbers_and_units(made):
     assert "A high R is not evidence that the atoms are there" in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -258,6 +259,7 @@ def test_a_store_of_another_program_has_no_fingerprint_and_the_page_says_so(tmp_
     assert "None" not in page
 
 
+@pytest.mark.long
 def test_text_of_a_recipe_cannot_become_markup(tmp_path):
     data = DEMO.parent
     recipe = {

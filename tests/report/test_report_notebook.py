@@ -48,6 +48,7 @@ def cells(book, kind: str) -> list:
     return [cell for cell in book.cells if cell.cell_type == kind]
 
 
+@pytest.mark.long
 def test_every_figure_of_the_report_is_in_the_notebook_before_it_is_run(made):
     _, report, book = made
     nbformat.validate(book)
@@ -80,6 +81,7 @@ def test_text_of_users_cannot_become_markup(made):
     assert recipe.count("```toml") == 1
 
 
+@pytest.mark.long
 def test_cells_draw_the_figures_of_the_report_byte_by_byte(made, tmp_path, monkeypatch):
     """Without a kernel, so that what each cell gives is at hand."""
     _, report, book = made

@@ -75,6 +75,7 @@ def test_the_page_opens_from_its_file_and_asks_for_nothing_else(seen, page):
     assert [url for url in seen.requests if not url.startswith("data:")] == [page.as_uri()]
 
 
+@pytest.mark.long
 def test_every_picture_is_there_in_its_own_proportions_and_is_described(seen):
     pictures = seen.page.evaluate(IMAGES)
     assert len(pictures) == 23
@@ -84,6 +85,7 @@ def test_every_picture_is_there_in_its_own_proportions_and_is_described(seen):
         assert shown == pytest.approx(own, rel=0.02)
 
 
+@pytest.mark.long
 def test_nothing_is_wider_than_the_window_and_wide_things_scroll_in_their_box(seen):
     assert seen.overflow() == 0
     assert seen.page.evaluate(BEYOND) == []
@@ -105,6 +107,7 @@ def test_tables_have_heads_and_captions_that_are_read_out(seen):
     assert seen.page.evaluate("document.documentElement.lang") == "en"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(page, browser, scheme):
     with visit(page, browser=browser, colour_scheme=scheme) as seen:
@@ -116,6 +119,7 @@ def test_text_stands_out_from_what_is_behind_it(page, browser, scheme):
     assert red < 50 if scheme == "dark" else red > 240
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_prints_dark_on_white_on_a_few_sheets(page, browser, scheme):
     with visit(page, browser=browser, colour_scheme=scheme) as seen:

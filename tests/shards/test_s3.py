@@ -132,6 +132,7 @@ def shards_written(server):
 # Stores
 
 
+@pytest.mark.long
 def test_a_store_on_s3_holds_what_the_one_on_disk_holds(server, raw, uninterrupted):
     opened = converted(URL, str(raw[0]), **raw[1])
     np.testing.assert_array_equal(opened.values, raw[2])
@@ -152,6 +153,7 @@ def test_a_pass_asks_twice_for_each_shard(kept, server):
     assert len(server.requests) == 2 * SHARDS
 
 
+@pytest.mark.long
 def test_finished_conversions_are_not_repeated_and_others_not_replaced_unasked(server, raw, uninterrupted):
     converted(URL, str(raw[0]), **raw[1], compression="zstd")
     server.requests.clear()
@@ -197,6 +199,7 @@ with small_stores.small_shards(shard=(8, 12)):
 """
 
 
+@pytest.mark.long
 def test_a_conversion_that_was_killed_is_refused_and_resumed(server, raw, uninterrupted):
     arguments = [URL, str(raw[0]), repr(raw[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -212,6 +215,7 @@ def test_a_conversion_that_was_killed_is_refused_and_resumed(server, raw, uninte
     assert_same_on_s3(URL, uninterrupted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -246,6 +250,7 @@ def test_an_object_is_sent_whole_in_one_request_whatever_its_size(server):
     assert boto3.client("s3").head_object(Bucket="bucket", Key="large/object")["ContentLength"] == len(data)
 
 
+@pytest.mark.long
 def test_a_calibration_is_written_to_s3(server, raw):
     counts = converted(URL, str(raw[0]), **raw[1], scan_step=0.3)
     calibrated = tdm.calibrate(counts, pixel_size=1.5, centre=(4.5, 5))
@@ -279,6 +284,7 @@ def test_worker_processes_give_the_same_masks_and_images_and_convert(server, kep
     assert_same_on_s3(URL, uninterrupted)
 
 
+@pytest.mark.long
 def test_a_store_can_be_read_after_a_fork(server, kept):
     script = (
         "import os, sys, tdm_dask as tdm\n"
@@ -351,6 +357,7 @@ def test_an_environment_that_is_wrong_is_named(server, monkeypatch, variable, va
         tdm.open(URL)
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away_can_come_back(server, raw, uninterrupted):
     def stop(method, place, query):
         if server.fault and len(shards_written(server)) > 3:
@@ -371,6 +378,7 @@ def test_a_server_that_goes_away_can_come_back(server, raw, uninterrupted):
     assert_same_on_s3(URL, uninterrupted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["drop", "cut", "stall"])
 def test_a_connection_that_breaks_off_is_tried_again_and_given_up_in_the_end(server, raw, patience, kept, fault):
     patience(request=60, read=2.0)  # enough for every other request, whatever else the machine does
@@ -408,6 +416,7 @@ def test_without_s3fs_the_extra_is_named(server, monkeypatch):
 # Environment and credentials
 
 
+@pytest.mark.long
 def test_the_endpoint_of_a_profile_and_that_of_s3_alone_are_honoured(server, kept, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)

@@ -91,12 +91,14 @@ def signals(draw):
     return signal
 
 
+@pytest.mark.long
 @given(signals())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_signal_comes_back_equal(signal):
     assert_equal_signals(to_signal(from_signal(signal)), signal)
 
 
+@pytest.mark.long
 @given(signals())
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_comes_back_is_taken_for_the_same_array(signal):
@@ -275,6 +277,7 @@ def test_a_stack_of_scans_needs_a_frame():
         from_signal(scan_signal(), frame=0)
 
 
+@pytest.mark.long
 def test_functions_take_one_scan_of_a_stack():
     data = np.random.default_rng(0).poisson(3, (3, 4, 5, 6, 7))
     image = hyperspy.apply_mask(hs.signals.Signal2D(data), np.ones((6, 7)), frame=2)
@@ -342,6 +345,7 @@ def test_flags_follow_slices_and_are_not_guessed_for_bins():
 # Laziness and reads
 
 
+@pytest.mark.long
 def test_a_store_stays_the_same_source(store):
     signal = hyperspy.open_signal(store[0])
     assert type(signal) is type(hs.signals.Signal2D(signal.data).as_lazy())
@@ -350,6 +354,7 @@ def test_a_store_stays_the_same_source(store):
         assert source_of(from_signal(one).data).token == source_of(tdm.open(store[0]).data).token
 
 
+@pytest.mark.long
 def test_functions_on_signals_read_once_and_nothing_before(store):
     counting = CountingStore(LocalStore(store[0], read_only=True))
     signal = hyperspy.open_signal(counting)
@@ -391,6 +396,7 @@ def test_progress_is_shown_where_it_is_asked_for(capsys):
 # The same numbers
 
 
+@pytest.mark.long
 @given(st.booleans(), st.sampled_from(["pearson", "mean-scaled", "ridge"]), st.booleans(), st.integers(0, 3))
 @settings(max_examples=16, deadline=None)
 def test_masks_and_images_are_those_of_the_labelled_array(lazy, method, stacked, seed):

@@ -52,6 +52,7 @@ def large_store(path, shards=32):
     return block, totals
 
 
+@pytest.mark.long
 def test_a_plot_of_a_4_gb_store_reads_the_chunk_that_it_shows(tmp_path):
     block, totals = large_store(tmp_path / "scan.zarr")
     counting = CountingStore(LocalStore(tmp_path / "scan.zarr", read_only=True))
@@ -79,6 +80,7 @@ def test_a_plot_of_a_4_gb_store_reads_the_chunk_that_it_shows(tmp_path):
     assert {key for key, _, _ in counting.reads} == {"counts/c/0/1/0/0"}
 
 
+@pytest.mark.long
 def test_another_navigator_can_be_given(tmp_path):
     path, counts = several_shards(tmp_path)
     image = np.arange(40.0 * 48).reshape(40, 48)
@@ -207,6 +209,7 @@ def test_kinds_regions_and_bins_are_taken():
     oracle.assert_close(binned.mask.data, tdm.derive_mask(small, tdm.gaussian_template(small, sites, sigma=0.4)), 1)
 
 
+@pytest.mark.long
 def test_the_store_is_read_once_and_no_move_reads_it_again(tmp_path):
     path, _ = several_shards(tmp_path)
     counts = tdm.calibrate(tdm.open(path), scan_step=0.3)

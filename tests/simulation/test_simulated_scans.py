@@ -66,6 +66,7 @@ def wait_for(path):
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_of_two_processes_that_ask_at_once_one_simulates(tmp_path):
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         asked = [pool.submit(ask_and_record, tmp_path) for _ in range(2)]

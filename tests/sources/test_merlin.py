@@ -272,6 +272,7 @@ def test_raw_mode_of_another_depth_or_width_is_refused(tmp_path, right, wrong, m
         open_vendor(path, scan_shape=(1, 2))
 
 
+@pytest.mark.long
 def test_raw_mode_converts_on_worker_processes(tmp_path):
     from distributed import Client, LocalCluster
 

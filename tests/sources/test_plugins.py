@@ -236,6 +236,7 @@ def test_a_folder_may_be_a_scan(tmp_path, packed, counts):
     np.testing.assert_array_equal(tdm.open(folder), counts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes", "cluster"])
 def test_workers_read_sources_of_a_file_that_they_do_not_have(packed, counts, scheduler):
     path, format = packed
@@ -488,6 +489,7 @@ def command(*words, folder, check=True, **environment):
     return run
 
 
+@pytest.mark.long
 def test_the_command_line_converts_with_a_format_in_a_file_on_workers(packed, tmp_path, counts):
     counts = counts.copy()
     counts[:, :, 3, 4] = 65535
@@ -507,6 +509,7 @@ def test_the_command_line_converts_with_a_format_in_a_file_on_workers(packed, tm
     assert shard_files(tmp_path / "scan.zarr") == before
 
 
+@pytest.mark.long
 def test_the_command_line_refuses_in_one_sentence(abc, tmp_path, counts):
     write_abc(abc[0], counts, frames=11)
     for words, sentence in (
@@ -583,6 +586,7 @@ def packages(tmp_path):
     return folder
 
 
+@pytest.mark.long
 def test_installed_packages_bring_formats(packages, abc, tmp_path, counts):
     run = command("info", "scan.abc", folder=tmp_path, extra=str(packages))
     assert "read by ABC camera, a format of the package abc-format 1.2" in run.stdout
@@ -595,6 +599,7 @@ def test_installed_packages_bring_formats(packages, abc, tmp_path, counts):
     np.testing.assert_array_equal(tdm.open(tmp_path / "scan.zarr"), counts)
 
 
+@pytest.mark.long
 def test_packages_are_not_imported_for_files_that_are_known_without_them(packages, tmp_path):
     np.save(tmp_path / "scan.npy", np.ones((2, 3, 4, 4), np.uint16))
     run = command("info", "scan.npy", folder=tmp_path, extra=str(packages))

@@ -90,6 +90,7 @@ def every_kind(tmp_path_factory):
     return counts, paths
 
 
+@pytest.mark.long
 def test_every_kind_is_computed_by_threads_and_by_processes(every_kind):
     counts, paths = every_kind
     sources = [open_vendor(path, scan_shape=(3, 4)).source for path in paths.values()]
@@ -100,6 +101,7 @@ def test_every_kind_is_computed_by_threads_and_by_processes(every_kind):
             np.testing.assert_array_equal(computed, counts, err_msg=kind)
 
 
+@pytest.mark.long
 def test_every_kind_is_computed_by_distributed_workers(every_kind):
     from distributed import Client
 
@@ -120,6 +122,7 @@ def test_every_kind_converts_to_the_same_counts(every_kind, tmp_path, kind):
     np.testing.assert_array_equal(cropped.compute(), counts[1:3, 1:4, :, 1:4])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_holds_no_open_file(every_kind, kind):
     _, paths = every_kind

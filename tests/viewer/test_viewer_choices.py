@@ -209,6 +209,7 @@ def test_a_file_that_is_no_recipe_is_refused_and_no_other_file_is_read(content, 
         read_toml(content, "recipe.toml", "scan.zarr")
 
 
+@pytest.mark.long
 def test_choices_and_numbers_need_no_panel():
     code = "import sys, tdm_dask.viewer.engine; sys.exit('panel' in sys.modules or 'bokeh' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -90,6 +90,7 @@ def test_options_of_ridge_masks_and_another_normalisation_are_those_of_the_recip
     assert engine.chosen_lambda(chosen) == pytest.approx(float(expected["regularisation"]))
 
 
+@pytest.mark.long
 def test_what_ridge_masks_need_is_made_once_for_a_region(engine, monkeypatch):
     made = []
 

@@ -295,6 +295,7 @@ def test_a_rate_is_of_the_bytes_that_are_read():
     assert StageProgress("masks", 1, 4, None, 2.0, False).rate is None
 
 
+@pytest.mark.long
 def test_a_recipe_that_was_cancelled_goes_on_where_it_was(tmp_path):
     sites = json.loads((DATA / "lifepo4_001_sites.json").read_text(encoding="utf-8"))
     recipe = {

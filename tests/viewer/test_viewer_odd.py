@@ -116,6 +116,7 @@ def test_a_second_tab_follows_and_cancels_what_the_first_has_begun(store, tmp_pa
             assert seen.troubles() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [(1, 120, 9, 9), (48, 48, 9, 9)])
 def test_lines_and_thousands_of_sites_of_many_kinds(shape, tmp_path, chromium):
     counts = calibrated(poisson(shape))

@@ -239,6 +239,7 @@ def test_a_view_knows_its_recipe_and_ends(store, tmp_path, monkeypatch):
     assert not view._thread.is_alive()
 
 
+@pytest.mark.long
 def test_a_cell_that_runs_again_has_one_page_and_one_proxy(store, tmp_path):
     first = tdm.view(store, out=tmp_path / "out")
     held = weakref.ref(first._pages.engine)
@@ -305,6 +306,7 @@ def test_a_page_of_this_machine_has_the_view_in_it_and_one_of_another_site_has_n
                 assert "Find columns" not in "".join(frame.content() for frame in seen.page.frames)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["the notebook's settings", "an older notebook", "the hub's variable"])
 def test_behind_a_proxy_the_view_is_at_its_address(tmp_path, monkeypatch, where):
     monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)

@@ -126,6 +126,7 @@ def test_errors_are_sentences_and_the_page_lives_on(driver):
     driver.until(lambda: page.get_by_text("mask of Li").count())
 
 
+@pytest.mark.long
 def test_peaks_lattice_region_and_evidence(driver):
     page = driver.page
     driver.button("ADF").click()

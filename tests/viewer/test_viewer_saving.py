@@ -52,6 +52,7 @@ def test_names_of_files_are_names_of_files_and_each_of_its_own(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(ODD)
 
 
+@pytest.mark.long
 def test_kinds_of_any_name_have_figures_and_numbers(engine, tmp_path):
     look, written = saved(tmp_path, engine, chosen(["a/b", "a_b", "µ-Ti"]))
     assert all(path.exists() for path in written)
@@ -148,6 +149,7 @@ def panels(engine, tmp_path, monkeypatch):
     run_panel.end_job(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_what_is_saved_is_what_is_chosen_even_if_it_is_not_shown_yet(panels, engine, tmp_path):
     choices = chosen(["Li"])
     panel = panels(choices)

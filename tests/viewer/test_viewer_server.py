@@ -241,6 +241,7 @@ def test_a_web_socket_needs_cookie_origin_and_the_signed_token_of_a_page(address
         assert "ACK" in socket_of(address, Cookie=cookie, Origin=origin)("bokeh", token)
 
 
+@pytest.mark.long
 def test_in_a_browser_nothing_is_asked_of_other_machines_and_errors_are_sentences(address, browser):
     with visit(address.link, browser=browser) as seen:
         page = seen.page
@@ -266,6 +267,7 @@ def test_in_a_browser_nothing_is_asked_of_other_machines_and_errors_are_sentence
         assert "This page is closed" in seen.page.content()
 
 
+@pytest.mark.long
 def test_a_page_that_cannot_be_made_says_why_in_its_tab(browser):
     def page():
         raise MaskError("The mask is not finite; derive it again.")
@@ -275,6 +277,7 @@ def test_a_page_that_cannot_be_made_says_why_in_its_tab(browser):
         assert seen.troubles() == []
 
 
+@pytest.mark.long
 def test_what_a_tab_holds_goes_with_it(monkeypatch):
     monkeypatch.setattr(server, "KEPT_SECONDS", 0.05)
     monkeypatch.setattr(server, "LOOK_SECONDS", 0.05)
@@ -304,6 +307,7 @@ def test_what_a_tab_holds_goes_with_it(monkeypatch):
     assert len(tabs) == 3
 
 
+@pytest.mark.long
 def test_a_tab_that_lost_its_connection_goes_on_where_it_was(browser, monkeypatch):
     monkeypatch.setattr(server, "END_SECONDS", LONG)  # a busy machine may need more to tell a tab of its end
     made, gone = [], []
@@ -345,6 +349,7 @@ def test_a_port_in_use_is_a_sentence_and_without_one_the_next_is_taken(address, 
         pass
 
 
+@pytest.mark.long
 def test_variables_for_bokeh_change_nothing_and_panel_is_as_it_was_afterwards(browser, monkeypatch):
     monkeypatch.setenv("BOKEH_RESOURCES", "cdn")
     monkeypatch.setenv("BOKEH_ALLOW_WS_ORIGIN", "other.example.org")
@@ -390,6 +395,7 @@ def listening(pid):
     return [row[1] for row in rows if len(row) > 9 and row[3] == "0A" and row[9] in inodes]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells what a process listens to")
 def test_it_listens_here_alone_and_signals_end_it_in_order():
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -72,6 +72,7 @@ def outputs(tmp_path_factory):
     return dict(zip(CELLS, [cell.outputs for cell in notebook.cells], strict=True)), folder
 
 
+@pytest.mark.long
 def test_options_have_their_defaults_in_a_notebook(outputs):
     assert outputs[0]["options"][0].text == "results None False 3\n"
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+pytestmark = pytest.mark.long
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "components.py"
 
 

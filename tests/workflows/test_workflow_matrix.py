@@ -17,6 +17,8 @@ from tdm_dask.axes import axis_coordinate
 from tdm_dask.imaging.matrix_view import matrix_view
 from tdm_dask.plot.matrix import plot_matrix
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "matrix.py"
 
 

@@ -17,6 +17,8 @@ from tdm_dask.columns.lattice import Lattice
 from tdm_dask.plot.sites import plot_sites
 from tdm_dask.plot.style import new_axes
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "sites.py"
 
 

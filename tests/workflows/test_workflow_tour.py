@@ -85,6 +85,7 @@ def test_the_numbers_are_those_of_the_sample(tour):
     assert numbers["same_image_in_hyperspy"]
 
 
+@pytest.mark.long
 def test_the_recipe_gives_the_masks_of_the_tour(tour, tmp_path):
     _, out, numbers = tour
     recipe = (out / "recipe.toml").read_text()
@@ -94,6 +95,7 @@ def test_the_recipe_gives_the_masks_of_the_tour(tour, tmp_path):
         assert float(result.evaluation["R"].sel(image=kind, template=kind)) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.long
 def test_the_command_line_offers_a_folder_and_nothing_that_does_nothing():
     run = subprocess.run([sys.executable, str(WORKFLOW), "--help"], capture_output=True, text=True, check=True)
     assert re.findall(r"--[\w-]+", run.stdout.split("options:")[1]) == ["--help", "--out"]
