@@ -336,7 +336,7 @@ def script(monkeypatch, tmp_path):
 
 def test_the_script_simulates_defects_in_series(script, tmp_path, monkeypatch):
     script("lifepo4", "--size", "8", "8", "--thickness", "1 nm", "2 nm", "--defects", "vacancy:O@4.72,1.5:0.5",
-           "--dose", "800", "--out", "scan.zarr")  # fmt: skip
+           "--electrons-per-probe", "800", "--out", "scan.zarr")  # fmt: skip
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["scan-0.9384nm.zarr", "scan-1.877nm.zarr"]
     monkeypatch.syspath_prepend(str(script.workflows))

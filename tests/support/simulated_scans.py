@@ -36,7 +36,7 @@ CONDITIONS = {
     "soft_edge": 0,
     "frozen_phonons": 1,
     "scan_step": 0.33,
-    "dose": 20_000.0,
+    "electrons_per_probe": 20_000.0,
 }
 SEED = 1
 LIFEPO4, PBTIO3 = SPECIMENS
