@@ -187,7 +187,11 @@ DIFFERENTLY = {
         'pip install ".[bench]"': WHEEL,
         "python tests/benchmarks": "asked for its help: it takes 20 minutes",
     },
-    "tests.md": {'pip install ".[test]"': WHEEL, "pytest": "is what runs this test"},
+    "tests.md": {
+        'pip install ".[test]"': WHEEL,
+        "pytest": "is what runs this test",
+        "pytest -m long": "is what runs this test",
+    },
     "the-page.md": {
         'pip install ".[view]"': WHEEL,
         "tdm view scan.zarr": "opened by its link and ended with Ctrl-C",

@@ -163,7 +163,7 @@ class Reader:
             case ["pip", "install", what]:
                 assert wheel_has(what), f"{block.name}: {what}"
                 return self._instead(text, "installed from a wheel, with the packages of the tests")
-            case ["pytest"]:
+            case ["pytest", *_]:
                 return self._instead(text, "is what runs this test")
             case ["python", "tests/benchmarks", *_]:
                 self._bash(f"{text} --help", block)
