@@ -167,8 +167,9 @@ def convert(
     paths: tuple[str, ...] = ()
     if isinstance(source, xr.DataArray):
         if given:
-            name = min(given)
-            raise InputError(f"{name}=... describes a file, but labelled counts were given; leave it out.")
+            name, value = min(given.items(), key=lambda one: one[0])
+            said = repr(value) if isinstance(value, str | int | float | tuple | list) else "..."
+            raise InputError(f"{name}={said} describes a file, but labelled counts were given; leave it out.")
         counts = check_counts(source)
         name = str(source.attrs.get("source", "counts in memory"))
         known = [found for found in source.attrs.get(FINDINGS, ()) if found not in missing_calibration(source)]

@@ -57,12 +57,13 @@ def test_sites_are_all_those_inside_the_scan_and_no_others(a, b, shear, tilt, or
     found = lattice.sites(scan, margin=margin)
     low, high = np.array([-3.0, 11.0]) - margin, np.array([-3.0 + 39 * 0.4, 11.0 + 49 * 0.5]) + margin
     expected = brute_sites(lattice, low, high)
-    surely, perhaps = (brute_sites(lattice, low + inset, high - inset) for inset in (1e-6, -1e-6))
+    # Inside and on the border all are there; just outside, as far as rounding may take one of the border, some may be.
+    surely, perhaps = (brute_sites(lattice, low + inset, high - inset) for inset in (1e-12, -1e-7))
     assert set(found) == set(PEROVSKITE)
     for kind in PEROVSKITE:
         if len(surely[kind]) == len(perhaps[kind]):
             assert same_points(found[kind], expected[kind])
-        else:  # rounding decides about sites on the border
+        else:
             assert len(surely[kind]) <= len(found[kind]) <= len(perhaps[kind])
 
 
