@@ -121,7 +121,7 @@ def test_the_functions_that_workflows_show_are_public():
 def s3_server(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
     """A server with an empty bucket, for a profile "lab": variables of the environment, and its address."""
     boto3 = pytest.importorskip("boto3")
-    from moto.server import ThreadedMotoServer
+    from s3_server import Server
 
     credentials = folder / "credentials"
     credentials.write_text("[lab]\naws_access_key_id = reader\naws_secret_access_key = secret\n", encoding="utf-8")
@@ -132,13 +132,11 @@ def s3_server(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1",
     }
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    server = Server()
     try:
-        address = "http://{}:{}".format(*server.get_host_and_port())
         known = {"aws_access_key_id": "reader", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-        boto3.client("s3", endpoint_url=address, **known).create_bucket(Bucket="bucket")
-        yield variables, address
+        boto3.client("s3", endpoint_url=server.url, **known).create_bucket(Bucket="bucket")
+        yield variables, server.url
     finally:
         server.stop()
 

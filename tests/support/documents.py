@@ -27,6 +27,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tdm_dask
+
 ROOT = Path(__file__).resolve().parents[2]
 README, PAGES = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
 # What of the repository a reader has at hand who stands in its folder, as the README says.
@@ -89,7 +91,22 @@ def installed(folder: Path) -> Path:
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (packages / "others.pth").write_text("\n".join(others) + "\n", encoding="utf-8")
+    _give_compiled_code(Path(tdm_dask.__file__).parent, packages / "tdm_dask")
     return python.parent
+
+
+def _give_compiled_code(tested: Path, package: Path) -> None:
+    """Let a package have the kernels that the tested one has compiled: as at a second use of it, none are made again.
+
+    Numba takes compiled code that it finds beside a source of the same size and time of change.
+    """
+    for source in (tested / "kernels").glob("*.py"):
+        copy = package / "kernels" / source.name
+        assert copy.read_bytes() == source.read_bytes(), f"{source} is not what the wheel has"
+        shutil.copystat(source, copy)
+    (package / "kernels" / "__pycache__").mkdir(exist_ok=True)
+    for compiled in (tested / "kernels" / "__pycache__").glob("*.nb[ci]"):
+        shutil.copy(compiled, package / "kernels" / "__pycache__")
 
 
 @dataclass

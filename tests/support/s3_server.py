@@ -1,9 +1,13 @@
-"""An S3 server on loopback, for tests: moto's, with what it was asked, and faults on the way."""
+"""An S3 server on loopback, for tests: moto's, with what it was asked, and faults on the way.
+
+A process has one memory of moto's, which all its servers share: a new server empties it, so there is one at a time.
+"""
 
 from __future__ import annotations
 
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -38,6 +42,9 @@ class Server:
         self.fault: Callable[[str, str, str], str | None] | None = None
         self.port = 0
         self.start()
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        direct.open(f"{self.url}/moto-api/reset", data=b"").close()
+        self.requests.clear()
 
     def start(self) -> None:
         self.stalled = threading.Event()
