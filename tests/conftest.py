@@ -10,6 +10,9 @@ import simulated_scans
 from conversions import SHAPE
 from small_stores import converted, poisson, raw_file
 
+import tdm_dask
+from tdm_dask.recipe.run import run_recipe
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -49,6 +52,13 @@ def simulated(request, tmp_path_factory):
         return counts, meta
 
     return load
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The results of the recipe that comes with the package, which are not to be changed."""
+    recipe = Path(tdm_dask.__file__).parent / "data" / "demo.toml"
+    return run_recipe(recipe, tmp_path_factory.mktemp("demo") / "demo")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The package as a whole: names, layers, and what importing it costs."""
+"""The package as a whole: names, and what importing it costs."""
 
 from __future__ import annotations
 

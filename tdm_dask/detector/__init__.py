@@ -1,4 +1,4 @@
-"""The detector plane: optic axis, angles and the bright-field disk, descan, conventional masks, radial profiles.
+"""The detector plane: optic axis, angles, disk, descan, conventional masks, profiles; with it, scan step and dose.
 
 May import: counts and what lies below. Used by masks, imaging and the wings that show them.
 """

@@ -1,4 +1,4 @@
 """Numerics on plain NumPy arrays, compiled by Numba or by NumPy and SciPy themselves.
 
-May import: errors. Knows no dask, no xarray, no files. Used by everything that touches counts.
+May import: errors. Knows no dask, no xarray, no files; `pyproject.toml` has the rule. Used by all that touches counts.
 """

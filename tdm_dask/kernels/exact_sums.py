@@ -72,12 +72,16 @@ def exact_sums(
                 else:
                     rest[:, :size] = 0
                     for k in range(last - i):
-                        rest[k, :size] = block[i + k, j0:j1]
+                        for j in range(size):
+                            rest[k, j] = block[i + k, j0 + j]
                     sums = _add_four_sums(rest[0, :size], rest[1, :size], rest[2, :size], rest[3, :size], v, t, s, m)
                 for k in range(min(4, last - i)):
                     pattern_totals[i + k] += np.uint64(sums[k])
-            squares64[:size] = s
-            if np.int64(m.max()) ** 2 * (last - first) >= 2**32:
+            largest = np.int64(0)
+            for j in range(size):
+                squares64[j] = s[j]
+                largest = max(largest, np.int64(m[j]))
+            if largest**2 * (last - first) >= 2**32:
                 squares64[:size] = 0
                 for i in range(first, last):
                     for j in range(size):

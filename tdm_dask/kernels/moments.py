@@ -3,7 +3,9 @@
 A block of counts is a C-contiguous matrix of shape (patterns, pixels): one row per probe position, one column per
 detector pixel. Counts are converted and shifted in registers, four patterns at a time, for as many templates at a time
 as registers hold; a tile of pixels at a time, so that what it needs stays in cache. Results are added to what the
-output arrays already hold. Compiled code is kept on disk, so that it is made once per machine.
+output arrays already hold. Compiled code is kept on disk, so that it is made once per machine. Arrays are copied and
+searched in loops of ours: a kernel that assigns an array to a slice, or asks for its maximum, takes seconds longer to
+compile.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def _padded(weights: np.ndarray) -> np.ndarray:
     """Weights (patterns, templates) with zeros up to whole groups of four patterns and five templates."""
     patterns, templates = weights.shape
     padded = np.zeros((-(-patterns // 4) * 4, -(-templates // 5) * 5), weights.dtype)
-    padded[:patterns, :templates] = weights
+    for i in range(patterns):
+        for t in range(templates):
+            padded[i, t] = weights[i, t]
     return padded
 
 
@@ -135,15 +139,17 @@ def exact_moments(
     templates = weights.shape[1]
     shift = np.empty(TILE, np.float32)
     total32, squares32 = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    total64, squares64 = np.empty(TILE), np.empty(TILE)
+    shift64, total64, squares64 = np.empty(TILE), np.empty(TILE), np.empty(TILE)
     no_weights, no_cross = np.zeros((0, 0)), np.zeros((0, PITCH))
     weight = np.zeros(templates)
     for first in range(0, len(block), RUN):
         run = block[first : first + RUN]
         padded = _padded(weights[first : first + RUN])
         sums = np.empty((padded.shape[1], PITCH), np.float32)
-        for t in range(templates):
-            weight[t] = padded[:, t].astype(np.float64).sum()
+        weight[:] = 0
+        for i in range(len(run)):
+            for t in range(templates):
+                weight[t] += np.float64(padded[i, t])
         for j0 in range(0, pixels, TILE):
             size = min(TILE, pixels - j0)
             c = shift[:size]
@@ -152,13 +158,17 @@ def exact_moments(
             squares32[:] = 0
             sums[:] = 0
             _add_tile(run, j0, padded, c, total32[:size], squares32[:size], sums)
-            total64[:] = total32
-            squares64[:] = squares32
-            if squares32[:size].max() > _EXACT_SQUARES:
+            largest = np.float32(0)
+            for k in range(size):
+                total64[k] = total32[k]
+                squares64[k] = squares32[k]
+                largest = max(largest, squares32[k])
+            if largest > _EXACT_SQUARES:
+                for k in range(size):
+                    shift64[k] = c[k]
                 total64[:] = 0
                 squares64[:] = 0
-                c64 = c.astype(np.float64)
-                _add_tile(run, j0, no_weights, c64, total64[:size], squares64[:size], no_cross)
+                _add_tile(run, j0, no_weights, shift64[:size], total64[:size], squares64[:size], no_cross)
             j = 0
             while j < size:
                 y = ky + (j0 + j) // width

@@ -16,7 +16,7 @@ from .drawing import DASHED, draw_colour_bar, draw_mask, draw_outline, label_det
 from .style import COLOURS, INK, MARKERS, SEQUENTIAL, figure_of, new_axes, styled
 
 SAME_PLACE = 0.8
-VERDICTS = {
+VERDICT_COLOURS = {
     "supported": "#009E73",
     "not distinguished from other offsets": "#E69F00",
     "not supported": "#4a4e54",
@@ -256,7 +256,7 @@ def plot_verdicts(held_out: xr.DataArray, verdicts: xr.DataArray, *, axes: Axes 
                 column + width * (row - (len(sets) - 1) / 2),
                 float(held_out.sel({"set": name, TEMPLATE: kind})),
                 MARKERS[row % len(MARKERS)],
-                color=VERDICTS[verdict],
+                color=VERDICT_COLOURS[verdict],
                 markeredgecolor=INK,
                 markeredgewidth=0.5,
                 markersize=7,
@@ -272,7 +272,7 @@ def plot_verdicts(held_out: xr.DataArray, verdicts: xr.DataArray, *, axes: Axes 
         Line2D([], [], marker=MARKERS[n % len(MARKERS)], color="white", label=s, **plain) for n, s in enumerate(sets)
     ]
     handles += [
-        Line2D([], [], marker="o", color=colour, label=verdict, **plain) for verdict, colour in VERDICTS.items()
+        Line2D([], [], marker="o", color=colour, label=verdict, **plain) for verdict, colour in VERDICT_COLOURS.items()
     ]
     if own:
         figure_of(axes).legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.2)

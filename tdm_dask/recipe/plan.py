@@ -40,7 +40,7 @@ from ..shards.sharded_array import RANGE_BYTES
 from ..words import bytes_text, table_text, time_text
 from .recipe_file import Recipe, errors_in_keys
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
-from .trials import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
+from .rates import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
 
 TRIAL_SECONDS = 10.0
 

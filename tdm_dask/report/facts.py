@@ -20,7 +20,7 @@ from .tables import cross_talk_rows, kinds_of
 
 METHODS = {"pearson": "Pearson", "mean-scaled": "mean-scaled", "ridge": "ridge"}
 PACKAGES = ("tdm-dask", "dask", "zarr", "xarray", "numpy", "numba", "rosettasciio", "matplotlib")
-VERDICTS = {
+VERDICT_SENTENCES = {
     "supported": "The data single out the sites of {}",
     "not distinguished from other offsets": "other places in the cell may respond as strongly as those of {}",
     "not supported": "the sites of {} respond no more strongly than random ones",
@@ -75,7 +75,7 @@ def _verdicts(result: RecipeResult) -> list[str]:
         return []
     found = dict(zip(kinds, map(str, result.evidence["verdict"].values), strict=True))
     parts = []
-    for verdict, words in VERDICTS.items():
+    for verdict, words in VERDICT_SENTENCES.items():
         of = [kind for kind in kinds if found[kind] == verdict]
         if of:
             parts.append(words.format(_and(of)))

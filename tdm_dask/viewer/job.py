@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..cluster.progress import Stage
 from ..cluster.schedulers import loss_in_words
 from ..errors import TdmError, sentence
-from .graphs import LAST_TASKS_SECONDS, Cancelled, Graphs
+from .cancelling import LAST_TASKS_SECONDS, Cancelled, Graphs
 
 State = Literal["waiting", "running", "cancelled", "failed", "done"]
 

@@ -29,7 +29,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from tdm_dask import plot
 from tdm_dask.plot.drawing import ring_radii
-from tdm_dask.plot.evidence import VERDICTS
+from tdm_dask.plot.evidence import VERDICT_COLOURS
 from tdm_dask.plot.style import COLOURS, DIVERGING, GREY, SEQUENTIAL, figure_of, in_style, new_figure
 
 IMAGES = Path(__file__).parent / "images"
@@ -347,7 +347,7 @@ DEFICIENT = (
 )
 
 
-@pytest.mark.parametrize("colours", [COLOURS, tuple(VERDICTS.values())], ids=["kinds", "verdicts"])
+@pytest.mark.parametrize("colours", [COLOURS, tuple(VERDICT_COLOURS.values())], ids=["kinds", "verdicts"])
 @pytest.mark.parametrize("cones", DEFICIENT, ids=["no red", "no green"])
 def test_colours_are_told_apart_with_any_colour_vision(colours, cones):
     rgb = np.array([mpl.colors.to_rgb(colour) for colour in colours])

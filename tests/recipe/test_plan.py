@@ -35,8 +35,8 @@ def scan(tmp_path_factory):
     rng = np.random.default_rng(0)
     ky, kx = np.ogrid[:256, :256]
     disk = np.where(np.hypot(ky - 127.5, kx - 127.5) < 50, 3.0, 0.2)
-    counts = tdm.label_counts(rng.poisson(disk, (40, 40, 256, 256)).astype(np.uint16))
-    tdm.convert(counts, folder / "scan.zarr")
+    part = rng.poisson(disk, (10, 10, 256, 256)).astype(np.uint16)
+    tdm.convert(tdm.label_counts(np.tile(part, (4, 4, 1, 1))), folder / "scan.zarr")
     recipe = {
         "source": {"path": str(folder / "scan.zarr")},
         "calibration": {"semi_angle": 50.0, "scan_step": 0.5},

@@ -36,11 +36,6 @@ def asking(**sections) -> dict:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return run_recipe(DEMO, tmp_path_factory.mktemp("recipe") / "demo")
-
-
-@pytest.fixture(scope="module")
 def dense() -> np.ndarray:
     frame = np.dtype([("header", "S384"), ("counts", ">u2", (38, 38))])
     counts = np.fromfile(DATA / "lifepo4_001.mib", frame)["counts"][:, ::-1]

@@ -38,9 +38,8 @@ KINDS = ["Li", "O"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    result = run_recipe(DEMO, tmp_path_factory.mktemp("report") / "demo")
-    return result, write_report(result)
+def made(demo):
+    return demo, write_report(demo)
 
 
 @pytest.fixture

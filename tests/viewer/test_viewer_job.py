@@ -168,7 +168,7 @@ def test_tasks_of_the_page_are_not_in_the_progress(scheduler):
 
 
 def test_a_cancel_drops_what_has_not_begun_and_does_not_wait_for_what_has(gate, parallel, monkeypatch):
-    monkeypatch.setattr("tdm_dask.viewer.graphs.LAST_TASKS_SECONDS", 0.0)
+    monkeypatch.setattr("tdm_dask.viewer.cancelling.LAST_TASKS_SECONDS", 0.0)
     gate, passing = gate
 
     def work(stage):

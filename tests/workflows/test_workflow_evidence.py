@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from tdm_dask.axes import axis_coordinate
 from tdm_dask.errors import InputError
-from tdm_dask.plot.evidence import VERDICTS, plot_influence, plot_offsets, plot_significance, plot_verdicts
+from tdm_dask.plot.evidence import VERDICT_COLOURS, plot_influence, plot_offsets, plot_significance, plot_verdicts
 
 pytestmark = pytest.mark.long
 
@@ -126,4 +126,4 @@ def test_verdicts_have_colours_of_their_own():
     r = xr.DataArray([[0.9], [0.0]], labels, ("set", "template"))
     verdicts = xr.DataArray([["supported"], ["not supported"]], labels, ("set", "template"))
     axes = plot_verdicts(r, verdicts)
-    assert [line.get_color() for line in axes.lines[:2]] == [VERDICTS["supported"], VERDICTS["not supported"]]
+    assert [line.get_color() for line in axes.lines[:2]] == [VERDICT_COLOURS["supported"], VERDICT_COLOURS["not supported"]]
