@@ -171,7 +171,8 @@ def test_dask_tells_callbacks_of_tasks():
 
     calls = Counts()._callback
     assert dask.get({"a": (abs, -1)}, "a", callbacks=[calls]) == 1
-    assert seen == [1, "before", "after"], "dask's Callback is not called as viewer/cancelling.py and progress.py expect"
+    said = "dask's Callback is not called as viewer/cancelling.py and progress.py expect"
+    assert seen == [1, "before", "after"], said
 
 
 def test_a_scheduler_of_distributed_has_what_is_asked_of_it():

@@ -38,9 +38,9 @@ from ..shards.objects import path_in
 from ..shards.shapes import choose_shards
 from ..shards.sharded_array import RANGE_BYTES
 from ..words import bytes_text, table_text, time_text
+from .rates import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
 from .recipe_file import Recipe, errors_in_keys
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
-from .rates import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
 
 TRIAL_SECONDS = 10.0
 

@@ -126,4 +126,5 @@ def test_verdicts_have_colours_of_their_own():
     r = xr.DataArray([[0.9], [0.0]], labels, ("set", "template"))
     verdicts = xr.DataArray([["supported"], ["not supported"]], labels, ("set", "template"))
     axes = plot_verdicts(r, verdicts)
-    assert [line.get_color() for line in axes.lines[:2]] == [VERDICT_COLOURS["supported"], VERDICT_COLOURS["not supported"]]
+    colours = [VERDICT_COLOURS[verdict] for verdict in ("supported", "not supported")]
+    assert [line.get_color() for line in axes.lines[:2]] == colours
