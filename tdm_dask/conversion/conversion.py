@@ -50,7 +50,7 @@ from ..shards.sharded_array import ahead
 from ..sources.faults import faults, without_nan
 from ..sources.formats.registry import open_vendor
 from ..sources.repeats import repeated
-from ..sources.vendor import telling
+from ..sources.vendor import same_file
 from .job import (
     Job,
     check_shard,
@@ -362,12 +362,12 @@ def _prepare(backend: Store, data: Any, name: str, attributes: dict[str, Any], r
 def _same(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
     """Whether two conversions give the same store. A newer reader does not make them differ."""
 
-    def essence(of: Mapping[str, Any]) -> Any:
-        source = of.get("source")
-        known = telling(source) if isinstance(source, Mapping) else {}
-        return {k: v for k, v in known.items() if k not in ("reader", "findings")}, of.get("request")
+    def source(of: Mapping[str, Any]) -> dict[str, Any]:
+        known = of.get("source")
+        given = known if isinstance(known, Mapping) else {}
+        return {key: value for key, value in given.items() if key not in ("reader", "findings")}
 
-    return essence(found) == essence(attributes)
+    return same_file(source(found), source(attributes)) and found.get("request") == attributes.get("request")
 
 
 def _stores_read(data: Any) -> Iterator[Store]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask
@@ -205,24 +205,26 @@ def reduce(
     wanted: dict[str, Any] = dict(reduction) if isinstance(reduction, Mapping) else {"": reduction}
     if not wanted:
         raise InputError("There is no reduction; give one, or a mapping of names to some.")
+    unnamed = [key for key in wanted if not isinstance(key, str)]
+    if unnamed:
+        raise InputError(f"A reduction has the name {unnamed[0]!r}; expected a text.")
     for one in wanted.values():
         _check(one)
     used = used_patterns(counts, scan_region)
     weights = detector_weights(counts, detector_region)
     pixels = None if (weights > 0).all() else weights > 0
     found = own_reductions(counts.data, list(wanted.values()), used, pixels, descan_shifts(counts))
+    _check_names_and_sizes(counts, wanted, found)
     if isinstance(counts.data, np.ndarray):
         # At once, for then they are read once; and where a debugger can follow.
         [found] = dask.compute(found, scheduler="synchronous" if synchronous() else "threads")
     facts = {"scan_region": scan_region_text(used, counts.shape[:2]), **counts_facts(counts)}
     region = None if detector_region is None else weights > 0
     variables = {
-        "_".join(filter(None, (key, name))): _labelled(counts, one, name, values, region)
+        _joined(key, name): _labelled(counts, one, name, values, region)
         for (key, one), arrays in zip(wanted.items(), found, strict=True)
         for name, values in arrays.items()
     }
-    if len(variables) < sum(map(len, found)):
-        raise InputError(f"Two results have the same name among {', '.join(variables)}; name the reductions otherwise.")
     if not several and list(variables) == [""]:
         return variables[""].rename(_in_snake_case(type(reduction).__name__)).assign_attrs(facts)
     return xr.Dataset(variables, attrs=facts)
@@ -254,6 +256,41 @@ def _check(reduction: Any) -> None:
     for method, does in needed.items():
         if getattr(type(reduction), method) is getattr(Reduction, method):
             raise ReductionError(f"{name} has no method {method}, which {does}; give it one.")
+
+
+def _joined(key: str, name: str) -> str:
+    """The name of an array in a Dataset, by those of its reduction and of its part."""
+    return "_".join(filter(None, (key, name)))
+
+
+def _check_names_and_sizes(
+    counts: xr.DataArray, reductions: Mapping[str, Reduction], found: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise, before anything is read, unless the arrays of all reductions go into one Dataset."""
+    arrays = [
+        (_joined(key, name), reduction, values.shape)
+        for (key, reduction), by_name in zip(reductions.items(), found, strict=True)
+        for name, values in by_name.items()
+    ]
+    taken = {*DIMS, *map(str, counts.coords), "detector_region", *(dim for _, one, _ in arrays for dim in one.dims)}
+    sizes: dict[str, tuple[int, str]] = {}
+    names: set[str] = set()
+    for name, reduction, shape in arrays:
+        if name in names:
+            raise InputError(f'Two results have the same name, "{name}"; name the reductions otherwise.')
+        if name in taken:
+            raise InputError(
+                f'A result has the name "{name}", which a dimension or coordinate has; name the reduction, or what its '
+                "finish gives, otherwise."
+            )
+        names.add(name)
+        for dim, size in zip(reduction.dims, shape, strict=True):
+            before, first = sizes.setdefault(dim, (size, type(reduction).__name__))
+            if before != size:
+                raise InputError(
+                    f"The dimension {dim} has {before} in a result of {first} and {size} in one of "
+                    f"{type(reduction).__name__}; name it otherwise in one of them."
+                )
 
 
 def _labelled(

@@ -183,8 +183,11 @@ class OwnReductions:
             if kind_of(reduction) == "scan":  # lies side by side, and goes no further
                 states.append(None)
                 continue
-            one = one if isinstance(first, Merged) else copy.deepcopy(one)
-            states.append(called(reduction, "merge", one, other))
+            # Either may become a part of what is merged, and be changed with it by the next merge.
+            own, others = (
+                of if isinstance(state, Merged) else copy.deepcopy(of) for state, of in ((first, one), (second, other))
+            )
+            states.append(called(reduction, "merge", own, others))
         return Merged(states=states)
 
     def finished(self, state: State, n: int) -> dict[str, np.ndarray]:
@@ -285,7 +288,7 @@ def form_of(
     some_left_out = {"scan": used, "detector": pixels, "other": None}[kind] is not None
     shapes, dtypes, fills = {}, {}, {}
     for name, value in by_name(reduction, finished).items():
-        values = as_array(dims, value)
+        values = as_array(reduction, name, value)
         leading = values.shape[: values.ndim - len(last)]
         if values.ndim != len(dims) or values.shape != (*leading, *last):
             wrong_shape(reduction, name, values, last)

@@ -8,9 +8,8 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from ..axes import DETECTOR, SCAN
 from ..errors import ReductionError, in_words
-
-SCAN, DETECTOR = ("y", "x"), ("ky", "kx")
 
 
 class OwnReduction(Protocol):
@@ -82,7 +81,7 @@ def arrays_of(reduction: OwnReduction, state: Any, form: Form, last: tuple[int, 
         )
     found = {}
     for name, value in given.items():
-        values = as_array(tuple(reduction.dims), value)
+        values = as_array(reduction, name, value)
         expected = (*form.shapes[name], *(() if form.kind == "other" else last))
         if values.shape != expected:
             wrong_shape(reduction, name, values, expected)
@@ -99,13 +98,23 @@ def by_name(reduction: OwnReduction, value: Any) -> dict[str, Any]:
     """A result as arrays by name; "" is that of a single one. Without dims, a value is what it is."""
     if not reduction.dims or not isinstance(value, Mapping):
         return {"": value}
-    return {str(name): array for name, array in value.items()}
+    unnamed = [name for name in value if not isinstance(name, str)]
+    if unnamed:
+        raise ReductionError(f"{name_of(reduction)}.finish gave an array by the name {unnamed[0]!r}; expected a text.")
+    return dict(value)
 
 
-def as_array(dims: tuple[str, ...], value: Any) -> np.ndarray:
+def as_array(reduction: OwnReduction, name: str, value: Any) -> np.ndarray:
     """A value as an array; one without dims, other than a number, as an object in an array of none."""
-    if dims or isinstance(value, (bool, int, float, complex, np.generic)) or getattr(value, "shape", None) == ():
-        return np.asarray(value)
+    number = isinstance(value, (bool, int, float, complex, np.generic)) or getattr(value, "shape", None) == ()
+    if reduction.dims or number:
+        try:
+            return np.asarray(value)
+        except Exception as error:
+            raise ReductionError(
+                f"{name_of(reduction)}.finish gave {_named(name)} that is none ({in_words(error)}); expected an array, "
+                "or a list that makes one."
+            ) from error
     held = np.empty((), object)
     held[()] = value
     return held

@@ -168,15 +168,18 @@ class Source(ABC):
         return Crop(self, tuple(s.start for s in window), tuple(s.stop - s.start for s in window))
 
     def __dask_tokenize__(self) -> Any:
+        # Stores hold these, so those of this package must outlive a move to another module.
         kind = type(self)
-        return kind.__module__, kind.__qualname__, *(tokenize(v) for v in self.identity())
+        own = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+        where = (kind.__name__,) if own else (kind.__module__, kind.__qualname__)
+        return *where, *(tokenize(v) for v in self.identity())
 
     def identity(self) -> tuple[Any, ...]:
         """What makes two sources the same data: their fields, and the file at their path as it is now."""
         values = vars(self) if not is_dataclass(self) else {f.name: getattr(self, f.name) for f in fields(self)}
         path = values.get("path")
         try:
-            status = os.stat(path) if isinstance(path, str) else None
+            status = os.stat(path) if isinstance(path, (str, os.PathLike)) else None
         except OSError:
             status = None
         return *values.values(), *(() if status is None else (status.st_size, status.st_mtime_ns))
@@ -454,6 +457,10 @@ class Derived(Source):
     @property
     def random_access(self) -> bool:
         return self.source.random_access
+
+    @property
+    def shard_bytes(self) -> int | None:  # type: ignore[override]
+        return self.source.shard_bytes
 
 
 @dataclass(frozen=True)

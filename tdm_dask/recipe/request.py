@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..errors import InputError, RecipeError
 from ..masks.templates import binary_template, gaussian_template, read_sites
 from ..reading.store import is_complete, is_store
 from ..shards.objects import get, list_keys, object_size, path_in, resolve
-from ..sources.vendor import identities, telling
+from ..sources.vendor import identities, same_file
 from .recipe_file import OLD_KEYS, Recipe, load_recipe
 
 COUNTS, RESULTS, NOTE = "counts.zarr", "results.zarr", "recipe.json"
@@ -53,6 +54,13 @@ class Request:
             given["format"] = file
         asked = {key: value for key, value in given.items() if value is not None}
         return asked | {"compression": None} if asked.get("compression") == "none" else asked
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any] | None]:
+        """What tells the file of counts, and that of its format, from others; found once, for small files are read."""
+        source, own = self.recipe.source_place(), self.recipe.format_file()
+        file = source if isinstance(source, Path) and source.is_file() else None
+        return {name: None if p is None else identities(p)[0] for name, p in (("source", file), ("format", own))}
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -163,13 +171,14 @@ def finished_stages(folder: str | Path, request: Request) -> tuple[str, ...]:
 
     Nothing is written, and nothing made.
     """
-    before, now = _note(folder), depends_on(request)
+    before = _note(folder)
     if before is None:
         return ()
-    place = resolve(folder)
-    stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if before == now else {}
+    now = depends_on(request)
+    place, same = resolve(folder), _same(before, now)
+    stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if same else {}
     done = [name for name, group in stages.items() if object_size(place, f"{group}/zarr.json") is not None]
-    converted = is_complete(path_in(folder, COUNTS)) and (before == now or _same_counts(before, now))
+    converted = is_complete(path_in(folder, COUNTS)) and (same or _same_counts(before, now))
     return (*(["convert"] if converted else []), *done)
 
 
@@ -183,10 +192,12 @@ def stale_results(folder: str | Path, request: Request, overwrite: bool) -> list
     """
     if isinstance(folder, Path) and not folder.is_dir():
         return []
-    place, before, now = resolve(folder), _note(folder), depends_on(request)
-    stale = [name for name in (RESULTS, COUNTS) if before != now and list_keys(place, name)]
-    if COUNTS in stale and before is not None and _same_counts(before, now):
-        stale.remove(COUNTS)
+    place, before = resolve(folder), _note(folder)
+    stale = [name for name in (RESULTS, COUNTS) if list_keys(place, name)]
+    if before is not None and stale:
+        now = depends_on(request)
+        kept = (RESULTS, COUNTS) if _same(before, now) else (COUNTS,) if _same_counts(before, now) else ()
+        stale = [name for name in stale if name not in kept]
     if stale and not overwrite:
         raise RecipeError(
             f"{folder} holds results of another recipe, or of other files; give another folder, or "
@@ -214,21 +225,26 @@ def _with_new_keys(note: dict[str, Any]) -> dict[str, Any]:
 
 def depends_on(request: Request) -> dict[str, Any]:
     """What results depend on, as in a note: the recipe, its sites, the file of counts as it is now, this package."""
-    source = request.recipe.source_place()
-    file = telling(identities(source)[0]) if isinstance(source, Path) and source.is_file() else None
     depends = {
         "recipe": request.recipe.asks(),
         "sites": {kind: places.tolist() for kind, places in request.sites.items()},
-        "source": file,
+        **request.files,
         "tdm_dask": importlib.metadata.version("tdm-dask"),
     }
-    if (own := request.recipe.format_file()) is not None:
-        depends["format"] = telling(identities(own)[0])
     return dict(json.loads(json.dumps(depends)))
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether results serve: of the same recipe, sites, package and files."""
+    return _same_files(before, now) and all(before[key] == now[key] for key in ("recipe", "sites", "tdm_dask"))
+
+
+def _same_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return all(same_file(before.get(name), now.get(name)) for name in ("source", "format"))
 
 
 def _same_counts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether converted counts serve: of the same file in the same way, with no calibration that is gone."""
     calibrated = [{key for key, value in d["recipe"]["calibration"].items() if value} for d in (before, now)]
-    same_file = all(before.get(name) == now.get(name) for name in ("source", "format"))
-    return same_file and before["recipe"]["source"] == now["recipe"]["source"] and calibrated[0] <= calibrated[1]
+    same_source = _same_files(before, now) and before["recipe"]["source"] == now["recipe"]["source"]
+    return same_source and calibrated[0] <= calibrated[1]

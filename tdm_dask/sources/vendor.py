@@ -236,18 +236,35 @@ def _sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def telling(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an identity tells a file from another one: its time only where its content is not known.
+def same_file(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> bool:
+    """Whether two identities, as stores and results keep them, are of the same file.
 
-    A file that was copied, or came with another installation, is the same file at another time.
+    What is known of its content decides: its checksum where both have one, its time of change where one of them has
+    none, as in stores of versions before. A file that was copied, or came with another installation, is the same file
+    at another time.
 
     Examples
     --------
-    >>> telling({"name": "a.mib", "size": 1, "modified": "2026-01-01", "sha256": "0f"})
-    {'name': 'a.mib', 'size': 1, 'sha256': '0f'}
+    >>> kept = {"name": "a.mib", "size": 1, "modified": "2026-01-01", "sha256": "0f"}
+    >>> same_file(kept, kept | {"modified": "2026-01-02"})
+    True
+    >>> before = {"name": "a.mib", "size": 1, "modified": "2026-01-01"}
+    >>> same_file(kept, before), same_file(kept, before | {"modified": "2026-01-02"})
+    (True, False)
     """
-    kept = {key: value for key, value in identity.items() if key != "modified" or "sha256" not in identity}
-    return kept | {"linked": [telling(file) for file in kept["linked"]]} if "linked" in kept else kept
+    if first is None or second is None:
+        return first is second
+    by_content = "sha256" in first and "sha256" in second
+    content = ("modified", "sha256", "linked")
+    rest = [{key: value for key, value in of.items() if key not in content} for of in (first, second)]
+    key = "sha256" if by_content else "modified"
+    linked = [of.get("linked", []) for of in (first, second)]
+    return (
+        rest[0] == rest[1]
+        and first.get(key) == second.get(key)
+        and len(linked[0]) == len(linked[1])
+        and all(map(same_file, *linked))
+    )
 
 
 # Path, size and modification time in nanoseconds of a file as it was opened.

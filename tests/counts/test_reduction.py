@@ -413,6 +413,29 @@ def test_what_a_task_hands_on_is_not_changed_by_merging_or_finishing():
     assert [float(state["states"][0][0, 0, 0]) for state in states] == [1.0, 2.0, 4.0]
 
 
+def test_what_a_task_hands_on_is_not_changed_where_a_merge_takes_the_second_state():
+    class Larger(Weighted):
+        def merge(self, first, second):
+            return second if second.sum() > first.sum() else first
+
+        def start(self, shape):
+            return np.zeros(shape)
+
+    class Both(Larger):
+        def merge(self, first, second):
+            larger = super().merge(first, second)
+            larger += first + second - larger
+            return larger
+
+    reduction = Both(np.ones((2, 2)))
+    own = OwnReductions((reduction,), (3, 3), None, ())
+    states = [{"states": [np.full((3, 3), n)]} for n in (1.0, 2.0, 4.0)]
+    for _ in range(2):
+        merged = own.merge(own.merge(states[0], states[1]), states[2])
+        np.testing.assert_array_equal(merged["states"][0], 7.0)
+    assert [float(state["states"][0][0, 0]) for state in states] == [1.0, 2.0, 4.0]
+
+
 def test_tiles_without_a_pixel_that_is_used_make_no_patterns():
     pixels = np.zeros((2, 6), bool)
     pixels[:, 1:3] = True
@@ -492,6 +515,12 @@ MISTAKES = {
     "a wrong shape of one of several": (
         lambda: changed(finish=lambda self, state: {"a": state, "b": state.sum(0)}), '"b" of shape .5,.; expected'
     ),
+    "a list that makes no array": (
+        lambda: changed(finish=lambda self, state: {"a": [[1, 2], [3]]}), 'Changed.finish gave "a" that is none .Value'
+    ),
+    "a name that is none": (
+        lambda: changed(finish=lambda self, state: {1: state}), "Changed.finish gave an array by the name 1; expected"
+    ),
     "no array at all": (lambda: changed(finish=lambda self, state: {}), "Changed.finish gave no array"),
     "states over the detector added as if blocks were whole": (
         lambda: changed(add=lambda self, state, block: state + block.counts.sum(0)),
@@ -530,8 +559,27 @@ def test_there_must_be_a_reduction_and_names_must_differ(stored):
     with pytest.raises(errors.InputError, match="no reduction"):
         tdm.reduce(stored, {})
     twice = changed(finish=lambda self, state: {"mean": state})
-    with pytest.raises(errors.InputError, match="same name"):
+    with pytest.raises(errors.InputError, match='same name, "a_mean"'):
         tdm.reduce(stored, {"a": twice, "a_mean": Totals()})
+
+
+def test_arrays_that_do_not_go_into_one_dataset_are_refused_before_anything_is_read():
+    def bins(n):
+        return changed(dims=("bin",), start=lambda self, shape: np.zeros(n), add=lambda self, state, block: state)
+
+    def read(_):
+        raise AssertionError("counts were read")
+
+    lazy = da.zeros((3, 4, 4, 5), dtype=np.uint16).map_blocks(read, dtype=np.uint16, meta=np.empty((0,) * 4, np.uint16))
+    counts = tdm.label_counts(lazy)
+    with pytest.raises(errors.InputError, match="dimension bin has 3 in a result of Changed and 5 in one of Changed"):
+        tdm.reduce(counts, {"a": bins(3), "b": bins(5)})
+    for name in ("y", "ky", "bin", "detector_region"):
+        with pytest.raises(errors.InputError, match=f'the name "{name}", which a dimension or coordinate has'):
+            tdm.reduce(counts, {name: bins(3)})
+    with pytest.raises(errors.InputError, match="has the name 1; expected a text"):
+        tdm.reduce(counts, {1: bins(3)})
+    assert dict(tdm.reduce(counts, {"a": bins(3), "b": bins(3)}).sizes) == {"bin": 3}
 
 
 class FailsLater(Sum):

@@ -19,6 +19,7 @@ class Ramp(Source):
     shape = (6, 8, 3, 2)
     dtype = np.dtype(np.uint16)
     counter_depth = 12
+    shard_bytes = 2**20
     random_access = True
     name, tile, grain = "ramp.abc", (3, 4), (1, 2)
 
@@ -43,5 +44,26 @@ def test_it_says_what_the_other_one_says(kind):
     source = kind(*KINDS[kind])
     turned = slice(None, None, -1 if kind is Exchanged else 1)
     assert (source.name, source.dtype, source.counter_depth, source.random_access) == ("ramp.abc", np.uint16, 12, True)
+    assert source.shard_bytes == 2**20
     assert (source.tile, source.grain) == ((3, 4)[turned], (1, 2)[turned])
     assert source.read(0, 2, 0, 3).shape == (2, 3, *source.shape[2:])
+
+
+def test_sources_of_this_package_are_told_apart_by_their_name_alone_and_others_by_where_they_are_as_well():
+    """Stores hold these tokens, and modules of this package have moved."""
+    assert Crop(*KINDS[Crop]).__dask_tokenize__()[0] == "Crop"
+    assert Ramp().__dask_tokenize__()[:2] == (__name__, "Ramp")
+
+
+def test_a_path_of_any_kind_is_that_of_a_file_as_it_is_now(tmp_path):
+    @dataclass(frozen=True)
+    class OfFile(Ramp):
+        path: object = None
+
+    path = tmp_path / "scan.abc"
+    path.write_bytes(b"1")
+    for kind in (str, type(path)):
+        source = OfFile(kind(path))
+        before = source.__dask_tokenize__()
+        path.write_bytes(path.read_bytes() + b"1")
+        assert source.__dask_tokenize__() != before

@@ -183,16 +183,25 @@ def test_a_recipe_with_old_names_of_keys_is_run_with_a_warning_and_is_the_same_r
         load_recipe(asking(masks=new | {"within": "disk:9"}))
 
 
-def test_results_of_before_a_key_was_renamed_are_taken_up(tmp_path):
+def test_results_of_before_keys_were_renamed_and_files_had_checksums_are_taken_up(tmp_path):
     out, recipe = tmp_path / "out", asking(masks={"detector_region": "disk:9"})
     run_recipe(recipe, out)
     note = json.loads((out / "recipe.json").read_text(encoding="utf-8"))
     masks = note["recipe"]["masks"]
     masks |= {"within": masks.pop("detector_region"), "gain": masks.pop("counts_per_electron")}
+    del note["source"]["sha256"], note["format"]
     (out / "recipe.json").write_text(json.dumps(note), encoding="utf-8")
+    place = out / "counts.zarr" / "zarr.json"
+    store = json.loads(place.read_text(encoding="utf-8"))
+    source = store["attributes"]["tdm_dask"]["source"]
+    for file in (source, *source["linked"]):
+        del file["sha256"]
+    place.write_text(json.dumps(store), encoding="utf-8")
+    shards = {path: path.stat().st_mtime_ns for path in (out / "counts.zarr" / "counts" / "c").rglob("*")}
     stages = Stages()
     run_recipe(recipe, out, stage=stages)
     assert not {"correlate", "images"} & set(stages.names)
+    assert all(path.stat().st_mtime_ns == time for path, time in shards.items())
 
 
 def test_an_error_of_a_run_names_the_keys_of_the_recipe(tmp_path):

@@ -24,7 +24,7 @@ from tdm_dask.errors import CountsError, InputError, ScanShapeError, SourceError
 from tdm_dask.reading.lazy import as_dask, source_of
 from tdm_dask.sources import stacks
 from tdm_dask.sources.formats.registry import known_extensions, open_vendor
-from tdm_dask.sources.vendor import identities, identity, plain, telling
+from tdm_dask.sources.vendor import identities, identity, plain, same_file
 
 
 @pytest.fixture
@@ -236,11 +236,19 @@ def test_small_files_are_known_by_their_content_and_large_ones_by_their_time(tmp
     assert [file["sha256"] for file in before] == [whole, whole]
     os.utime(paths[0], (1, 1))
     assert identities(*paths) != before
-    assert [*map(telling, identities(*paths))] == [*map(telling, before)]
+    assert all(map(same_file, identities(*paths), before))
     assert identities(tmp_path) == [identity(tmp_path)]
     monkeypatch.setattr("tdm_dask.sources.vendor.HASHED_BYTES", 11)  # one alone is small enough, two are not
     assert identities(*paths) == [identity(path) for path in paths]
-    assert telling({"linked": identities(*paths)}) == {"linked": [identity(path) for path in paths]}
+    # What was kept without a checksum is known by its time.
+    assert [*map(same_file, identities(*paths), before)] == [False, True]
+    together = {"name": "scan", "linked": before}
+    assert same_file(together, together | {"linked": [dict(file) for file in before]})
+    assert not same_file(together, together | {"linked": identities(*paths)})
+    assert not same_file(together, together | {"linked": before[:1]})
+    assert not same_file(before[0], before[1])
+    assert same_file(None, None)
+    assert not same_file(before[0], None)
 
 
 def test_metadata_becomes_plain_json():
