@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import tdm_dask as tdm
+from tdm_dask import cli
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="only in the repository")
@@ -53,6 +55,26 @@ def test_the_format_runs_as_it_stands_and_with_the_commands_of_the_page(tmp_path
     assert "beam energy: 200 keV" in info
     assert tdm.open(tmp_path / "scan.zarr").attrs["energy_eV"] == 200e3
     np.testing.assert_array_equal(tdm.open(tmp_path / "scan.zarr").values.ravel(), np.arange(2 * 3 * 16 * 16))
+
+
+def test_the_format_accepts_partial_scans_of_whole_files_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_format.py").write_text(blocks(PAGES[1], "python")[0])
+    runpy.run_path("my_format.py", run_name="__main__")
+    whole = tdm.open("scan.abc", format="my_format.py", allow_partial=True)
+    np.testing.assert_array_equal(whole.values.ravel(), np.arange(2 * 3 * 16 * 16))
+    assert "valid_patterns" not in whole.coords
+    convert_partial("scan.abc", "scan.zarr")
+    np.testing.assert_array_equal(tdm.open("scan.zarr"), whole)
+    os.truncate("scan.abc", os.path.getsize("scan.abc") - 8)
+    convert_partial("scan.abc", "part.zarr")
+    assert int(tdm.open("part.zarr").valid_patterns.sum()) == 5
+
+
+def convert_partial(source, store):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert", source, store, "--format", "my_format.py", "--allow-partial"])
+    assert ended.value.code == 0
 
 
 def test_what_the_pages_name_is_there():

@@ -194,8 +194,8 @@ def fill_with_frames(
     order = FrameOrder(n_frames, first, nx + flyback)
     # The flyback of the last line is not always recorded.
     least, most = first + ny * order.line - flyback, first + ny * order.line
-    missing = n_frames < least
-    if (missing and not request.allow_partial) or (n_frames > most and request.skip_first is None):
+    missing, accepted = n_frames < least, request.allow_partial  # which is looked at even where nothing is missing
+    if (missing and not accepted) or (n_frames > most and request.skip_first is None):
         raise ScanShapeError(_does_not_fill(name, n_frames, shape, origin, least, request, rhythm()))
     lines, rest = divmod(max(n_frames - first, 0), order.line)
     present = min(lines * nx + min(rest, nx), ny * nx)
