@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..errors import CountsError, ScanShapeError
+from ..errors import CountsError
 from ..reading.blocks import Source
 from .scan_shape import Filling, fill_with_frames
 from .stacks import FrameOrder, StackSource, chunk_of
@@ -124,9 +124,5 @@ def fill_array(
         return fill_with_frames(request, dims[0], declared, declared_by)
     request.refuse_trim("a scan of four dimensions")
     ny, nx = dims[:2]
-    if request.scan_shape not in (None, (ny, nx)):
-        raise ScanShapeError(
-            f"{request.name} holds a scan of {(ny, nx)} positions, but scan_shape={request.scan_shape} was "
-            "given; leave it out."
-        )
+    request.refuse_other_shape((ny, nx))
     return Filling((ny, nx), FrameOrder(ny * nx, 0, nx), ny * nx, ())

@@ -25,7 +25,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from ..errors import FormatError, InputError, ScanShapeError, TdmError, in_words
+from ..errors import FormatError, InputError, TdmError, in_words
 from ..reading.blocks import Source
 from .vendor import Request, VendorFile, plain
 
@@ -153,11 +153,7 @@ class Plugin:
         for name, pair in (("scan_step", file.scan_step), ("pixel_size", file.pixel_size)):
             if pair is not None and not (len(pair) == 2 and all(np.isfinite(n) and n > 0 for n in pair)):
                 raise self._wrong(request, f"{name}={pair!r}; expected two positive numbers, or None")
-        if request.scan_shape is not None and shape[:2] != request.scan_shape:
-            raise ScanShapeError(
-                f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape={request.scan_shape} was given; "
-                "leave it out."
-            )
+        request.refuse_other_shape(shape[:2])
         try:
             cloudpickle.dumps(source)
         except Exception as error:

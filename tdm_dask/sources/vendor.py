@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CountsError, FrameError, InputError, SourceError
+from ..errors import CountsError, FrameError, InputError, ScanShapeError, SourceError
 from ..reading.blocks import Source
 
 # Longer arrays in a vendor's metadata (look-up tables, flat fields) are named, not copied.
@@ -157,6 +157,14 @@ class Request:
             raise InputError(
                 f"{self.name} holds {kind}, each of them a whole pattern, but detector_first={self.detector_first} was "
                 "given; leave it out (it is for arrays of four dimensions)."
+            )
+
+    def refuse_other_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise if another scan shape was given than that of a file whose counts have one of their own."""
+        if self.scan_shape not in (None, shape):
+            raise ScanShapeError(
+                f"{self.name} holds a scan of {shape} positions, but scan_shape={self.scan_shape} was given; leave it "
+                "out."
             )
 
     def refuse_frame(self, kind: str) -> None:

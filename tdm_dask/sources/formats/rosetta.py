@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CountsError, ScanShapeError, SourceError
+from ...errors import CountsError, SourceError
 from ..array_scan import scan_dims
 from ..axis_order import axis_order
 from ..calibration_facts import acquisition_facts, facts_of_axes
@@ -142,12 +142,8 @@ def _vendor_file(request: Request, plugin: str, signals: list[dict[str, Any]]) -
         filling = fill_with_frames(request, shape[0])
         findings += filling.findings
         shape = (*filling.shape, *shape[1:])
-    elif request.scan_shape not in (None, shape[:2]):
-        raise ScanShapeError(
-            f"{request.name} holds a scan of {shape[:2]} positions, but scan_shape={request.scan_shape} "
-            "was given; leave it out."
-        )
     else:
+        request.refuse_other_shape(shape[:2])
         request.refuse_trim("a scan of four dimensions")
     metadata = signal["metadata"]
     acquisition = acquisition_facts(metadata)
