@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError
+from ..errors import FormatError, SourceError
 from ..reading.blocks import Frames, RawFrames
 from .scan_shape import Filling, cut_advice, cut_frame, fill_with_frames
 from .stacks import JoinedFrames, ListedFrames
-from .vendor import Request, VendorFile, check_dtype, file_size, file_state, plain, storage_dtype
+from .vendor import Request, VendorFile, check_dtype, file_size, file_state, plain, storage_dtype, whole_pair
 
 
 def frame_file(
@@ -66,6 +66,8 @@ def frame_file(
     ------
     SourceError
         If the file is cut short.
+    FormatError
+        If the header's shapes are none.
     ScanShapeError
         If its frames do not fill the scan, or no shape is known.
     InputError
@@ -84,7 +86,10 @@ def frame_file(
     request.refuse_layout(f"read as {reader}")
     request.refuse_frame(f"read as {reader}")
     dtype = check_dtype(dtype, request.name)
-    size = file_size(request.path)
+    detector_shape = _shape(request, reader, "detector_shape", detector_shape)
+    if scan_shape is not None:
+        scan_shape = _shape(request, reader, "scan_shape", scan_shape)
+    size, offset, gap = file_size(request.path), int(offset), int(gap)
     pixels = math.prod(detector_shape) * dtype.itemsize
     stride = pixels + gap
     there, rest = divmod(max(size - offset, 0), stride)
@@ -114,6 +119,16 @@ def frame_file(
         valid_pixels=valid_pixels,
         valid_patterns=filling.valid_patterns,
     )
+
+
+def _shape(request: Request, reader: str, name: str, shape: Any) -> tuple[int, int]:
+    """A shape that a header says, as numbers that do not overflow, or an error that names the reader."""
+    pair = whole_pair(shape)
+    if pair is None:
+        raise FormatError(
+            f"The reader of {reader} gave, for {request.name}, {name}={shape!r}; expected two positive whole numbers."
+        )
+    return pair
 
 
 def listed_frames(

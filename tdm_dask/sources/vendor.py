@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,21 @@ def pick_frame(request: Request, count: int, what: str = "scans") -> int:
             f"{request.name} holds {count} {what}, but frame={request.frame} was given; expected 0 to {count - 1}."
         )
     return request.frame
+
+
+def whole_pair(value: Any) -> tuple[int, int] | None:
+    """Two positive whole numbers of any kind as such, or None for what is something else.
+
+    Examples
+    --------
+    >>> whole_pair(np.array([2, 3], "u1")), whole_pair((2.0, 3)), whole_pair((0, 3))
+    ((2, 3), None, None)
+    """
+    try:
+        first, second = (index(number) for number in value if not isinstance(number, bool))
+    except (TypeError, ValueError):
+        return None
+    return (first, second) if min(first, second) > 0 else None
 
 
 def check_dtype(dtype: Any, name: str) -> np.dtype:

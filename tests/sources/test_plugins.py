@@ -298,6 +298,32 @@ def test_a_file_that_is_being_written_is_followed(abc, counts):
     np.testing.assert_array_equal(seen, counts)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, lambda pair: np.array(pair, "u1")])
+def test_frames_take_shapes_of_any_whole_numbers(tmp_path, kind):
+    path = tmp_path / "scan.own"
+    path.write_bytes(bytes(16 * 16 * 20 * 20))
+
+    def opens(request):
+        return tdm.frame_file(
+            request, kind([20, 20]), "u1", reader="own", scan_shape=kind([16, 16]), scan_step=(1.0, 2.0)
+        )
+
+    opened = tdm.open(path, format=an_object(opens=opens))
+    assert opened.shape == (16, 16, 20, 20)
+    assert opened.attrs["findings"][0] == "The scan shape (16, 16) comes from the header."
+    assert float(opened.x[1]) == 2.0
+    assert tdm.open(path, format=an_object(opens=opens), scan_shape=(8, 32)).x.attrs["units"] == "px"
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2.0, 3), (2, 3, 4), 6])
+@pytest.mark.parametrize("name", ["detector_shape", "scan_shape"])
+def test_frames_of_no_shape_are_refused_in_one_sentence(a_file, name, shape):
+    shapes = {"detector_shape": (2, 2), "scan_shape": (2, 3)} | {name: shape}
+    format = an_object(opens=lambda request: tdm.frame_file(request, dtype="u1", reader="own", **shapes))
+    with pytest.raises(errors.FormatError, match=rf"own gave, for scan.own, {name}=.*; expected two positive whole"):
+        tdm.open(a_file, format=format)
+
+
 # Which format opens a file
 
 

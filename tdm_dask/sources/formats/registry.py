@@ -14,7 +14,7 @@ from ...errors import CountsError, InputError, ScanShapeError, SourceError
 from .. import hdf5
 from ..axis_order import doubts_about_order
 from ..plugins import Plugin, claiming, from_file, in_list, is_file_name, named, plugin_of, plugins
-from ..vendor import Request, VendorFile, file_size
+from ..vendor import Request, VendorFile, file_size, whole_pair
 from . import (
     blockfile,
     digital_micrograph,
@@ -253,16 +253,10 @@ def _of_this_package(request: Request) -> _Reader | None:
 
 
 def _pair(value: Sequence[int] | None, name: str, meaning: str, error: type[InputError]) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    wrong = error(f"{name}={value!r} was given; expected two positive whole numbers {meaning}.")
-    try:
-        numbers = [_whole(number, name) for number in value]
-    except (TypeError, InputError):
-        raise wrong from None
-    if len(numbers) != 2 or min(numbers) < 1:
-        raise wrong
-    return numbers[0], numbers[1]
+    pair = None if value is None else whole_pair(value)
+    if pair is None and value is not None:
+        raise error(f"{name}={value!r} was given; expected two positive whole numbers {meaning}.")
+    return pair
 
 
 def _whole(value: Any, name: str) -> int:
