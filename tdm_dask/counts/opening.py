@@ -15,8 +15,10 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from ..axes import FINDINGS, VALID_PATTERNS, VALID_PIXELS, axis_coordinate, label_counts, missing_calibration
+from ..errors import InputError
 from ..reading.lazy import as_dask
 from ..reading.store import StoreLike, is_store, open_store
+from ..shards.objects import name_of
 from ..sources.formats.registry import open_vendor
 from ..sources.vendor import VendorFile
 
@@ -80,6 +82,8 @@ def open(
         If its frames do not fill the scan.
     FormatError
         If a format of your own fails, or several claim the file.
+    InputError
+        If the arguments contradict each other or what is opened.
     StoreError, IncompleteStoreError
         If the store cannot be read, or its conversion has not finished.
 
@@ -91,7 +95,12 @@ def open(
     >>> open(path, scan_shape=(2, 3)).sizes
     Frozen({'y': 2, 'x': 3, 'ky': 4, 'kx': 4})
     """
-    if isinstance(path, Store) or (format is None and is_store(path)):
+    if isinstance(path, Store) or "://" in os.fspath(path):
+        if format is not None:
+            said = repr(format) if isinstance(format, str) else "..."
+            raise InputError(f"{name_of(path)} is a store, but format={said} describes a file; leave it out.")
+        return open_store(path)
+    if format is None and is_store(path):
         return open_store(path)
     file = open_vendor(
         os.fspath(path),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from reading import random_counts, whole
 from small_stores import shard_files
+from zarr.storage import MemoryStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
@@ -380,6 +381,15 @@ def test_a_format_that_cannot_say_whether_a_file_is_its_own_is_named_and_passed_
     tdm.register_format(abc[1])
     with pytest.warns(UserWarning, match='"sick" .*cannot tell whether scan.abc is its own: ZeroDivisionError'):
         np.testing.assert_array_equal(tdm.open(abc[0]), counts)
+
+
+def test_a_format_does_not_go_with_what_can_only_be_a_store(counts):
+    store = MemoryStore()
+    tdm.convert(tdm.label_counts(counts), store)
+    np.testing.assert_array_equal(tdm.open(store), counts)
+    for place, name in ((store, "memory://"), ("s3://bucket/scan.zarr", "s3://bucket/scan.zarr")):
+        with pytest.raises(errors.InputError, match=rf"{name}.* is a store, but format='npy' .* a file; leave it out"):
+            tdm.open(place, format="npy")
 
 
 # Mistakes
