@@ -16,7 +16,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,8 @@ from .vendor import Request, VendorFile, plain
 
 # Of installed packages that bring formats.
 ENTRY_POINTS = "tdm_dask.formats"
+# What to do where a name does not say which one is meant.
+GIVE_ONE = "give the one that is meant itself, or its file"
 # What `recognises` gets to see of a file.
 FIRST_BYTES = 512
 
@@ -207,7 +209,7 @@ def register_format(format: Any) -> None:
         - `recognises(path, first_bytes)`, optional: whether a file, of which it gets the first 512 bytes, is one of
           this format. Formats that recognise a file go before those that know its extension alone.
 
-        One of the same name takes the place of an earlier one.
+        One of the same name takes the place of an earlier one, and of an installed one.
 
     Raises
     ------
@@ -237,12 +239,15 @@ _registered: dict[str, Plugin] = {}
 
 
 def plugins(*, installed: bool = True) -> list[Plugin]:
-    """The formats of this session and, if asked for, of installed packages, which are imported for this."""
+    """The formats of this session and, if asked for, of installed packages, which are imported for this.
+
+    One of the session takes the place of an installed one of its name.
+    """
     found = list(_registered.values())
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS) if installed else ():
         package = "a package" if entry.dist is None else f"the package {entry.dist.name} {entry.dist.version}"
         plugin = _of_entry_point(entry, package)
-        found += [plugin] if plugin is not None else []
+        found += [plugin] if plugin is not None and plugin.name not in _registered else []
     return found
 
 
@@ -257,8 +262,14 @@ def _of_entry_point(entry: importlib.metadata.EntryPoint, package: str) -> Plugi
         return None
 
 
-def claiming(path: Path) -> Plugin | None:
+def claiming(path: Path, taken: Collection[str]) -> Plugin | None:
     """The format of a user's own that claims a file or folder; None where none does.
+
+    Parameters
+    ----------
+    path : Path
+    taken : collection of str
+        Names by which formats of this package are asked for.
 
     Raises
     ------
@@ -273,10 +284,10 @@ def claiming(path: Path) -> Plugin | None:
     found = [plugin for plugin in known if plugin.recognises(path, first_bytes)]
     found = found or [plugin for plugin in known if plugin.has_extension_of(path)]
     if len(found) > 1:
-        raise FormatError(
-            f"{path.name} is claimed by the formats {in_list(found)}; say which one, such as "
-            f'format="{found[0].name}".'
-        )
+        names = [*taken, *(plugin.name for plugin in known)]
+        single = [plugin.name for plugin in found if names.count(plugin.name) == 1]
+        advice = f'say which one, such as format="{single[0]}"' if single else GIVE_ONE
+        raise FormatError(f"{path.name} is claimed by the formats {in_list(found)}; {advice}.")
     return found[0] if found else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pickle
@@ -374,6 +375,45 @@ def test_a_format_takes_the_place_of_one_of_its_name(tmp_path):
     tdm.register_format(an_object("raw", extensions=["other"]))
     with pytest.raises(errors.InputError, match='Several formats have the name "raw": the one of this package and'):
         tdm.open(path, format="raw")
+
+
+def test_a_format_of_the_session_takes_the_place_of_an_installed_one(tmp_path, monkeypatch):
+    path = tmp_path / "scan.abc"
+    path.write_bytes(bytes(28))
+    install(monkeypatch, an_object("abc", extensions=["abc"]))
+    tdm.register_format(an_object("abc", extensions=["abc"], opens=lambda request: a_scan(request, offset=4)))
+    for options in ({}, {"format": "abc"}):
+        assert tdm.open(path, scan_shape=(2, 3), **options).shape == (2, 3, 2, 2)
+
+
+def test_advice_on_formats_that_claim_a_file_can_be_taken(tmp_path, monkeypatch):
+    path = tmp_path / "scan.abc"
+    path.write_bytes(bytes(24))
+    twins = [an_object("abc", extensions=["abc"]) for _ in range(2)]
+    install(monkeypatch, *twins)
+    with pytest.raises(errors.FormatError, match=r"give the one that is meant itself, or its file") as caught:
+        tdm.open(path, scan_shape=(2, 3))
+    assert "format=" not in str(caught.value)
+    with pytest.raises(errors.InputError, match=r'the name "abc": .*give the one that is meant itself, or its file'):
+        tdm.open(path, scan_shape=(2, 3), format="abc")
+    assert tdm.open(path, scan_shape=(2, 3), format=twins[0]).shape == (2, 3, 2, 2)
+    # Nor can one be asked for by a name that a format of this package has.
+    for name in ("raw", "other"):
+        tdm.register_format(an_object(name, extensions=["abc"]))
+    with pytest.raises(errors.FormatError, match=r'"raw" .* and "other" .*; say which one, such as format="other"\.'):
+        tdm.open(path, scan_shape=(2, 3))
+
+
+def install(monkeypatch, *formats):
+    """Formats as if installed packages brought them."""
+    entries = [types.SimpleNamespace(name="entry", dist=None, load=lambda of=of: of) for of in formats]
+    usual = importlib.metadata.entry_points
+
+    def entry_points(**wanted):
+        return entries if wanted == {"group": plugins.ENTRY_POINTS} else usual(**wanted)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(plugins, "_of_entry_point", plugins._of_entry_point.__wrapped__)
 
 
 def test_a_format_that_cannot_say_whether_a_file_is_its_own_is_named_and_passed_over(abc, counts):

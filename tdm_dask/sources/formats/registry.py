@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import CountsError, InputError, ScanShapeError, SourceError
 from .. import hdf5
 from ..axis_order import doubts_about_order
-from ..plugins import Plugin, claiming, from_file, in_list, is_file_name, named, plugin_of, plugins
+from ..plugins import GIVE_ONE, Plugin, claiming, from_file, in_list, is_file_name, named, plugin_of, plugins
 from ..vendor import Request, VendorFile, file_size, whole_pair
 from . import (
     blockfile,
@@ -198,7 +198,7 @@ def _opener(request: Request, format: Any) -> _Reader:
         known = _of_this_package(request)
         if known is not None:
             return known
-    plugin = claiming(path)
+    plugin = claiming(path, [known.name for known in _KNOWN])
     if plugin is not None:
         return plugin.open
     file_size(path)
@@ -228,9 +228,7 @@ def _asked_for(format: Any) -> Known | Plugin:
         )
     if len(found) > 1:
         this = "the one of this package and " if known else ""
-        raise InputError(
-            f'Several formats have the name "{format}": {this}{in_list(own)}; give the one that is meant by its file.'
-        )
+        raise InputError(f'Several formats have the name "{format}": {this}{in_list(own)}; {GIVE_ONE}.')
     return found[0]
 
 
