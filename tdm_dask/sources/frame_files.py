@@ -12,7 +12,17 @@ from ..errors import FormatError, SourceError
 from ..reading.blocks import Frames, RawFrames
 from .scan_shape import Filling, cut_advice, cut_frame, fill_with_frames
 from .stacks import JoinedFrames, ListedFrames
-from .vendor import Request, VendorFile, check_dtype, file_size, file_state, plain, storage_dtype, whole_pair
+from .vendor import (
+    Request,
+    VendorFile,
+    check_dtype,
+    file_size,
+    file_state,
+    one_or_more,
+    plain,
+    storage_dtype,
+    whole_pair,
+)
 
 
 def frame_file(
@@ -29,7 +39,7 @@ def frame_file(
     pixel_size: tuple[float, float] | None = None,
     acquisition: Mapping[str, float] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    findings: Sequence[str] = (),
+    findings: str | Sequence[str] = (),
     valid_pixels: np.ndarray | None = None,
 ) -> VendorFile:
     """A file whose frames lie one after the other at equal distances: most of what a format of your own needs.
@@ -95,7 +105,7 @@ def frame_file(
     there, rest = divmod(max(size - offset, 0), stride)
     if rest >= pixels:  # no gap need follow the last frame
         there, rest = there + 1, rest - pixels
-    n_frames, announced, found = there, there if frames is None else frames, list(findings)
+    n_frames, announced, found = there, there if frames is None else frames, [*one_or_more(findings)]
     if frames is not None and there >= frames:
         n_frames, rest = frames, 0
         after = size - offset - frames * stride + gap

@@ -22,12 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-import numpy as np
-
 from ..errors import FormatError, InputError, TdmError, in_words
 from ..reading.blocks import Source
-from .vendor import Request, VendorFile, plain
+from .plain_file import UnfitError, plain_file
+from .vendor import Request, VendorFile
 
 # Of installed packages that bring formats.
 ENTRY_POINTS = "tdm_dask.formats"
@@ -121,50 +119,20 @@ class Plugin:
         except Exception as error:
             sentence = f"The format {self} could not open {request.name}: {in_words(error)}."
             raise FormatError(sentence).with_traceback(error.__traceback__) from error
-        if not isinstance(file, VendorFile):
-            raise self._wrong(request, f"{type(file).__name__} instead of a tdm_dask.VendorFile")
+        try:
+            file = plain_file(file)
+        except UnfitError as error:
+            raise FormatError(f"The format {self} gave, for {request.name}, {error}.") from error.__cause__
         unheeded = heeding.unheeded()
         if unheeded:
             raise InputError(f"The format {self} does not use {unheeded[0]}; leave it out.")
-        self._check(request, file)
+        request.refuse_other_shape(file.source.shape[:2])
         return replace(
             file,
             path=str(request.path),
-            data_path=os.path.abspath(file.data_path),
-            linked=tuple(os.path.abspath(path) for path in file.linked),
             reader=f"{file.reader}, a format of {self.where}",
-            metadata=plain(file.metadata),
             format=self.label,
         )
-
-    def _check(self, request: Request, file: VendorFile) -> None:
-        source = file.source
-        if not isinstance(source, Source):
-            raise self._wrong(request, f"{type(source).__name__} instead of a tdm_dask.Source")
-        shape, dtype = tuple(source.shape), np.dtype(source.dtype)
-        if len(shape) != 4 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
-            raise self._wrong(request, f"counts of shape {shape}; expected (y, x, ky, kx) of at least one each")
-        if dtype.kind not in "uif" or dtype.itemsize > 8 or not dtype.isnative:
-            raise self._wrong(request, f"counts of dtype {dtype.str}; expected native-endian integers or real numbers")
-        for name, flags, expected in (
-            ("valid_pixels", file.valid_pixels, shape[2:]),
-            ("valid_patterns", file.valid_patterns, shape[:2]),
-        ):
-            if flags is not None and (np.shape(flags) != expected or np.asarray(flags).dtype != bool):
-                raise self._wrong(request, f"{name} that are no booleans of shape {expected}")
-        for name, pair in (("scan_step", file.scan_step), ("pixel_size", file.pixel_size)):
-            if pair is not None and not (len(pair) == 2 and all(np.isfinite(n) and n > 0 for n in pair)):
-                raise self._wrong(request, f"{name}={pair!r}; expected two positive numbers, or None")
-        request.refuse_other_shape(shape[:2])
-        try:
-            cloudpickle.dumps(source)
-        except Exception as error:
-            raise self._wrong(
-                request, f"a source that cannot be sent to other processes ({in_words(error)}); open files in read"
-            ) from error
-
-    def _wrong(self, request: Request, what: str) -> FormatError:
-        return FormatError(f"The format {self} gave, for {request.name}, {what}.")
 
 
 def plugin_of(of: Any, where: str) -> Plugin:

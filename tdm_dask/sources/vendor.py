@@ -190,6 +190,11 @@ def pick_frame(request: Request, count: int, what: str = "scans") -> int:
     return request.frame
 
 
+def one_or_more(value: Any) -> tuple[Any, ...]:
+    """A text or path alone as a tuple of one, and several as a tuple."""
+    return (value,) if isinstance(value, (str, os.PathLike)) else tuple(value)
+
+
 def whole_pair(value: Any) -> tuple[int, int] | None:
     """Two positive whole numbers of any kind as such, or None for what is something else.
 

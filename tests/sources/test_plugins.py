@@ -436,16 +436,29 @@ def test_a_format_does_not_go_with_what_can_only_be_a_store(counts):
 
 
 def gives(**parts):
-    return lambda request: tdm.VendorFile(str(request.path), "own", **{"source": ramp(), **parts})
+    return lambda request: tdm.VendorFile(**{"path": str(request.path), "reader": "own", "source": ramp(), **parts})
 
 
-def ramp(shape=(2, 3, 4, 5), dtype="uint16", read=None, **parts):
+class Shapeless(tdm.Source):
+    dtype = np.dtype("uint16")
+
+    def read(self, y0, y1, x0, x1):
+        return np.zeros((y1 - y0, x1 - x0, 4, 5), self.dtype)
+
+
+class Failing(Shapeless):
+    @property
+    def shape(self):
+        return {}["NX"]
+
+
+def ramp(shape=(2, 3, 4, 5), dtype="uint16", kind=None, **parts):
     class Ramp(tdm.Source):
         def read(self, y0, y1, x0, x1):
             return np.zeros((y1 - y0, x1 - x0, *shape[2:]), dtype)
 
     made = Ramp()
-    made.shape, made.dtype = shape, np.dtype(dtype)
+    made.shape, made.dtype = shape, np.dtype(dtype) if kind is None else kind
     for name, value in parts.items():
         setattr(made, name, value)
     return made
@@ -466,7 +479,33 @@ MISTAKES = {
     "its flags are of another shape": (
         an_object(opens=gives(valid_pixels=np.ones((2, 3), bool))), r"valid_pixels that are no booleans of .*\(4, 5\)"
     ),
-    "its step is a number": (an_object(opens=gives(scan_step=(0.0, 1.0))), r"scan_step=\(0.0, 1.0\); expected two pos"),
+    "its source has no shape": (an_object(opens=gives(source=Shapeless())), "a Shapeless whose shape .*AttributeError"),
+    "its source's shape fails": (an_object(opens=gives(source=Failing())), "a Failing whose shape .*KeyError: 'NX'"),
+    "its shape overflows": (
+        an_object(opens=gives(source=ramp(tuple(np.array([2, 3, 4, 5], "u2"))))), r"shape \(.*\); expected .* of int"
+    ),
+    "its dtype is a text": (an_object(opens=gives(source=ramp(kind="uint16"))), r"dtype 'uint16'; .* numpy\.dtype\("),
+    "its dtype is a type": (an_object(opens=gives(source=ramp(kind=np.uint16))), r"dtype <class .*; .* numpy\.dtype\("),
+    "its flags are a ragged list": (an_object(opens=gives(valid_patterns=[[True], [True, False]])), "valid_patterns t"),
+    "its step is zero": (an_object(opens=gives(scan_step=(0.0, 1.0))), r"scan_step=\(0.0, 1.0\); expected two pos"),
+    "its step is of three": (an_object(opens=gives(scan_step=(1.0,) * 3)), "scan_step=.*; expected two positive"),
+    "its pixel size is no number": (an_object(opens=gives(pixel_size={})), r"pixel_size=\{\}; expected two positive"),
+    "its pixel size is a length": (an_object(opens=gives(pixel_size="2 nm")), "pixel_size='2 nm'; expected two"),
+    "its acquisition is no mapping": (an_object(opens=gives(acquisition=[200e3])), r"acquisition=\[.*; expected a di"),
+    "its energy is zero": (
+        an_object(opens=gives(acquisition={"energy_eV": 0})), "with energy_eV=0; expected a positive number in eV"
+    ),
+    "its energy is none": (
+        an_object(opens=gives(acquisition={"energy_eV": None})), "energy_eV=None; .*or nothing of that name"
+    ),
+    "its fact is a text": (an_object(opens=gives(acquisition={"gain": "high"})), "with gain='high'; expected a"),
+    "its findings are numbers": (an_object(opens=gives(findings=(1, 2))), r"findings=\(1, 2\); expected sentences"),
+    "its doubts are a number": (an_object(opens=gives(doubts=3)), "doubts=3; expected sentences"),
+    "its metadata are a list": (an_object(opens=gives(metadata=[1])), r"metadata=\[1\]; expected a dict"),
+    "its other files are numbers": (an_object(opens=gives(linked=(1.5,))), r"linked=\(1.5,\); expected paths"),
+    "its file of counts is none": (an_object(opens=gives(data_path=3.5)), "data_path=3.5; expected a path"),
+    "its reader is none": (an_object(opens=gives(reader=None)), "reader=None; expected a text"),
+    "its scans are none": (an_object(opens=gives(scans=0)), "scans=0; expected a whole number of at least one"),
     "its source holds an open file": (
         an_object(opens=lambda r: gives(source=ramp(file=r.path.open("rb")))(r)), "cannot be sent to other processes"
     ),
@@ -477,6 +516,28 @@ MISTAKES = {
 def a_file(tmp_path):
     (tmp_path / "scan.own").write_bytes(bytes(24))
     return tmp_path / "scan.own"
+
+
+def test_what_a_format_gives_is_made_plain(a_file):
+    flags = [[True] * 5] * 3 + [[True] * 4 + [False]]
+    opens = gives(
+        path=a_file, scan_step=0.3, pixel_size=np.array([1, 2]), findings="The camera was cold.", doubts=["Odd."],
+        acquisition={"energy_eV": "200 keV", "dwell_time_s": np.float32(0.5), "gain": np.int64(-2)},
+        valid_pixels=flags, metadata={"magic": b"x"}, linked=a_file, data_path=a_file,
+    )  # fmt: skip
+    file = open_vendor(a_file, format=an_object(opens=opens))
+    assert (file.scan_step, file.pixel_size) == ((0.3, 0.3), (1.0, 2.0))
+    assert (file.findings, file.doubts) == (("The camera was cold.",), ("Odd.",))
+    assert file.acquisition == {"energy_eV": 200e3, "dwell_time_s": 0.5, "gain": -2.0}
+    assert {type(number) for number in file.acquisition.values()} == {float}
+    assert (file.linked, file.data_path, file.metadata) == ((str(a_file),), str(a_file), {"magic": "x"})
+    with pytest.warns(UserWarning, match="Odd"):
+        opened = tdm.open(a_file, format=an_object(opens=opens))
+    np.testing.assert_array_equal(opened.valid_pixels, flags)
+    assert float(opened.x[1]) == 0.3
+    one = an_object(opens=lambda request: a_scan(request, findings="The camera was cold."))
+    findings = tdm.open(a_file, format=one, scan_shape=(2, 3)).attrs["findings"]
+    assert findings[:2] == ["The camera was cold.", "The scan shape (2, 3) was given."]
 
 
 @pytest.mark.parametrize("case", MISTAKES)
