@@ -24,6 +24,7 @@ from typing import Any
 
 from ..errors import FormatError, InputError, TdmError, in_words
 from ..reading.blocks import Source
+from .code_checksum import code_checksum
 from .plain_file import UnfitError, plain_file
 from .vendor import Request, VendorFile
 
@@ -68,7 +69,7 @@ class Plugin:
     ----------
     name : str
     label : str
-        The name; of a file, with a checksum of its text: what a store notes.
+        The name with a checksum of its code, or of the text of its file: what a store notes.
     where : str
         Where it comes from, in words.
     extensions : tuple of str
@@ -135,8 +136,16 @@ class Plugin:
         )
 
 
-def plugin_of(of: Any, where: str) -> Plugin:
+def plugin_of(of: Any, where: str, checksum: str = "") -> Plugin:
     """A format of a user's own, from the module or object that it is.
+
+    Parameters
+    ----------
+    of : module or object
+    where : str
+        Where it comes from, in words: of a package, with its version.
+    checksum : str, optional
+        What tells it from another one of its name; by default that of its code.
 
     Raises
     ------
@@ -155,7 +164,8 @@ def plugin_of(of: Any, where: str) -> Plugin:
         raise FormatError(f'The format "{name}" of {where} has extensions {extensions!r}; expected a list of texts.')
     if recognises is not None and not callable(recognises):
         raise FormatError(f'The format "{name}" of {where} has a recognises that is no function.')
-    return Plugin(name, name, where, tuple(e.lower().removeprefix(".") for e in extensions), of)
+    label = f"{name}@{checksum or code_checksum(of, where, opens, recognises)}"
+    return Plugin(name, label, where, tuple(e.lower().removeprefix(".") for e in extensions), of)
 
 
 def register_format(format: Any) -> None:
@@ -177,7 +187,8 @@ def register_format(format: Any) -> None:
         - `recognises(path, first_bytes)`, optional: whether a file, of which it gets the first 512 bytes, is one of
           this format. Formats that recognise a file go before those that know its extension alone.
 
-        One of the same name takes the place of an earlier one, and of an installed one.
+        One of the same name takes the place of an earlier one, and of an installed one. Register it again after it was
+        mended: a conversion that was begun with other code is not gone on with.
 
     Raises
     ------
@@ -296,8 +307,7 @@ def from_file(path: str | os.PathLike[str]) -> Plugin:
     except Exception as error:
         sentence = f"The format {path} cannot be run: {in_words(error)}."
         raise FormatError(sentence).with_traceback(error.__traceback__) from error
-    plugin = plugin_of(module, f"the file {place.name}")
-    return replace(plugin, label=f"{plugin.name}@{checksum}")
+    return plugin_of(module, f"the file {place.name}", checksum)
 
 
 @dataclass(frozen=True)

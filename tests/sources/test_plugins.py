@@ -26,6 +26,7 @@ from tdm_dask import errors
 from tdm_dask.reading.lazy import source_of
 from tdm_dask.sources import plugins
 from tdm_dask.sources.formats.registry import known_extensions, open_vendor
+from tdm_dask.sources.plugins import plugin_of
 
 # Frames one after the other, each after eight bytes of its own.
 FRAMES = '''
@@ -671,6 +672,102 @@ def test_a_conversion_does_not_go_on_with_another_format(packed, tmp_path):
         tdm.convert(path, tmp_path / "scan.zarr", format=format)
     with pytest.raises(errors.InputError, match=r"format=\.\.\. describes a file"):
         tdm.convert(tdm.open(tmp_path / "scan.zarr"), tmp_path / "other.zarr", format=format)
+
+
+def namespace_of(text, name="__main__"):
+    """What a notebook holds after its cells were run."""
+    space = {"__name__": name}
+    exec(textwrap.dedent(text), space)
+    return space
+
+
+OWN = """
+    import functools, struct, threading
+    import tdm_dask as tdm
+
+    HEADER = struct.Struct("<4H")
+    lock = threading.Lock()
+
+    @functools.cache
+    def dtype():
+        return "<u2"
+
+    class Own:
+        name, extensions = "own", ["own"]
+        rows = property(lambda self: 2)
+
+        def __init__(self, gap=0):
+            self.gap, self.lock, self.itself = gap, lock, self
+
+        def open(self, request):
+            def shape():
+                return self.rows, 2
+            return tdm.frame_file(request, shape(), dtype(), reader="own", offset=HEADER.size, scan_shape=(2, 3))
+"""
+
+
+def label(text, make="Own()", **names):
+    space = namespace_of(text) | names
+    return plugin_of(eval(make, space), "this session").label
+
+
+def test_the_same_code_is_the_same_format_however_often_it_is_run():
+    assert label(OWN) == label(OWN) == label("\n\n" + OWN.replace("# no", "# or"))
+    assert label(OWN).startswith("own@")
+    script = f"OWN = {OWN!r}\n" + textwrap.dedent("""
+        import textwrap
+        from tdm_dask.sources.plugins import plugin_of
+        exec(textwrap.dedent(OWN))
+        print(plugin_of(Own(), "this session").label)
+    """)
+    for seed in "12":
+        run = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert run.stdout.strip() == label(OWN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"<u2"', '">u2"'), ('"<4H"', '"<5H"'), ("lambda self: 2", "lambda self: 1"), ("gap=0", "gap=2"),
+        ("self.rows, 2", "self.rows, 4"), ("return tdm", "return +tdm"),
+    ],
+)  # fmt: skip
+def test_mended_code_is_another_format(old, new):
+    assert old in OWN
+    assert label(OWN) != label(OWN.replace(old, new))
+    assert label(OWN) != label(OWN, "Own(gap=3)")
+
+
+def test_a_conversion_does_not_go_on_with_a_mended_object(tmp_path, monkeypatch):
+    (tmp_path / "scan.own").write_bytes(bytes(range(56)))
+    space = namespace_of(OWN)
+    for _ in range(2):
+        tdm.register_format(space["Own"]())
+        tdm.convert(tmp_path / "scan.own", tmp_path / "scan.zarr")
+    tdm.register_format(namespace_of(OWN.replace('"<u2"', '">u2"'))["Own"]())
+    with pytest.raises(errors.StoreError, match="converted from another file or in another way"):
+        tdm.convert(tmp_path / "scan.own", tmp_path / "scan.zarr")
+    mended = tdm.convert(tmp_path / "scan.own", tmp_path / "scan.zarr", overwrite=True)
+    assert int(mended[0, 0, 0, 0]) == 0x0809
+
+
+def test_a_module_is_known_by_its_code_and_that_of_its_package(tmp_path, monkeypatch):
+    package = tmp_path / "abc_camera"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "header.py").write_text("def dtype():\n    return '<u2'\n")
+    text = "from . import header\nname = 'own'\ndef open(request):\n    return header.dtype()\n"
+    (package / "ours.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    ours, header = (importlib.import_module(f"abc_camera.{name}") for name in ("ours", "header"))
+    one = plugin_of(ours, "the package abc-camera 1.2").label
+    assert one == plugin_of(ours, "the package abc-camera 1.2").label
+    assert one != plugin_of(ours, "the package abc-camera 1.3").label
+    monkeypatch.setattr(header, "dtype", namespace_of("def dtype():\n    return '>u2'", "abc_camera.header")["dtype"])
+    assert one != plugin_of(ours, "the package abc-camera 1.2").label
 
 
 def test_a_recipe_names_a_format_by_its_own_folder(packed, tmp_path, monkeypatch):
