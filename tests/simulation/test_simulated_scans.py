@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 import simulated_scans
-from simulated_scans import LIFEPO4, PBTIO3, content, simulated_scan
+from simulated_scans import LIFEPO4, PBTIO3, content, simulated_scan, simulates
 
-pytest.importorskip("abtem")
+pytestmark = simulates
 COUNTS, META = np.arange(2 * 3 * 4 * 5, dtype="u2").reshape(2, 3, 4, 5), {"scan_step_angstrom": [0.3, 0.4]}
 
 

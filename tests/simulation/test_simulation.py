@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulated_scans import simulates
 
 import tdm_dask as tdm
 from tdm_dask.errors import InputError, TdmError
@@ -19,10 +20,9 @@ from tdm_dask.simulation.conditions import SIGMAS
 from tdm_dask.simulation.conditions import scatterer_of as scatterer_of_request
 from tdm_dask.simulation.multislice import simulate, simulate_pacbed
 from tdm_dask.simulation.simulated_scan import mean_intensities
+from tdm_dask.simulation.specimens import lifepo4
 
-abtem = pytest.importorskip("abtem")
-
-from tdm_dask.simulation.specimens import lifepo4  # noqa: E402
+pytestmark = simulates
 
 SMALL = {
     "potential_sampling": 0.26,
@@ -63,6 +63,8 @@ def scatterer_of(specimen, thicknesses=None, **changes):
 
 def by_abtem(specimen, scatterer, positions, defocus):
     """Intensities (plane, position, order y, order x) of abTEM's own probes, potential and multislice."""
+    import abtem
+
     potential = abtem.Potential(
         specimen.atoms,
         gpts=scatterer.gpts[::-1],

@@ -10,14 +10,18 @@ import json
 import tempfile
 from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 from locket import lock_file
 
 import tdm_dask
 
 SIGMA = 0.35
+# For tests that simulate. To import abTEM takes seconds, which who runs other tests need not wait for.
+simulates = pytest.mark.skipif(find_spec("abtem") is None, reason="the package abtem is not here")
 
 PACKAGE = Path(tdm_dask.__file__).parent
 DATA, SIMULATION = PACKAGE / "data", PACKAGE / "simulation"

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from simulated_scans import simulates
 
-pytestmark = pytest.mark.long
-
-pytest.importorskip("abtem")
+pytestmark = [pytest.mark.long, simulates]
 
 WORKFLOW = Path(__file__).parents[2] / "workflows" / "pacbed.py"
 
