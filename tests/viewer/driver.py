@@ -27,7 +27,8 @@ class Driver:
             if found:
                 return found
             self.page.wait_for_timeout(50)
-        raise AssertionError(f"it did not happen within {PATIENCE} s; the page says {self.message()!r}")
+        chosen = f"its regions are {self.view.choices.scan_region} and {self.region()}"
+        raise AssertionError(f"it did not happen within {PATIENCE} s; the page says {self.message()!r}, {chosen}")
 
     def message(self) -> str:
         alerts = self.page.locator("[role=alert]")
@@ -55,9 +56,20 @@ class Driver:
             return {x: r.x, y: r.y, width: r.width, height: r.height} }"""
         return self.page.evaluate(code, name)
 
+    def resting_box(self, name: str) -> dict[str, float]:
+        """Where the frame of a figure is in the window, once what else is drawn moves it no more."""
+        seen: list[dict[str, float]] = []
+
+        def rests() -> bool:
+            seen.append(self.box(name))
+            return len(seen) > 3 and all(box == seen[-1] for box in seen[-4:])
+
+        self.until(rests)
+        return seen[-1]
+
     def place(self, name: str, y: float, x: float) -> tuple[float, float]:
         """Where a place of the scan is in the window."""
-        box = self.box(name)
+        box = self.resting_box(name)
         left, right, top, bottom = self.model(
             name, "m => [m.x_range.start, m.x_range.end, m.y_range.end, m.y_range.start]"
         )
