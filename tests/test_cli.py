@@ -98,6 +98,19 @@ def test_a_file_goes_through_convert_calibrate_verify_and_image(run, tmp_path):
     assert np.corrcoef(made.ravel(), sharp.ravel())[0, 1] > 0.99
 
 
+def test_a_scan_without_a_disk_is_calibrated_by_centre_and_pixel_size(run, tmp_path):
+    flat = tdm.label_counts(np.full((3, 4, 16, 16), 2, np.uint16))
+    tdm.convert(flat, tmp_path / "flat.zarr")
+    code, _, err = run("calibrate", "flat.zarr", "--pixel-size", "1.5 mrad")
+    assert code == 2
+    assert "No bright-field disk was found" in err
+    assert run("calibrate", "flat.zarr", "--centre", "7", "8", "--pixel-size", "1.5 mrad")[0] == 0
+    found = tdm.open("flat.zarr")
+    np.testing.assert_allclose(found.ky, 1.5 * (np.arange(16) - 7))
+    np.testing.assert_allclose(found.kx, 1.5 * (np.arange(16) - 8))
+    assert "semi_angle_mrad" not in found.attrs
+
+
 def test_convert_again_finds_the_store_complete_and_overwrite_replaces_it(run):
     assert run("convert", SAMPLE, "a.zarr")[0] == 0
     before = tdm.open("a.zarr").compute()

@@ -65,7 +65,8 @@ def calibrate(
     file knew its pixel size. Then the data is
     **read once** for the mean pattern (PACBED), in which the bright-field disk is found, unless `pacbed`
     or both `centre` and `pixel_size` are given, or the counts are those of a
-    store, which keeps its mean pattern. Without them only the rest is applied, and nothing is read.
+    store, which keeps its mean pattern. Without them only the rest is applied, and nothing is read. Where
+    `centre` and `pixel_size` are given, no disk is needed; that of a `pacbed` still gives the semi-angle.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def calibrate(
     Raises
     ------
     CalibrationError
-        If the disk is not found, or semi-angle and pixel size contradict each other.
+        If a disk is needed and not found, or semi-angle and pixel size contradict each other.
     InputError
         If nothing is given.
     UnitError
@@ -312,16 +313,23 @@ def _detector(
     centre: tuple[float, float] | None,
 ) -> tuple[dict[str, Any], tuple[float, float], tuple[float, float]]:
     """What was found, the centre in pixel indices and the (ky, kx) pixel size in mrad."""
+    known = None
+    if sizes is not None and centre is not None:
+        known = {"centre_px": list(centre), "pixel_size_mrad": list(sizes)}, centre, sizes
     if mean is None:
-        assert sizes is not None
-        assert centre is not None
-        return {"centre_px": list(centre), "pixel_size_mrad": list(sizes)}, centre, sizes
+        assert known is not None
+        return known
     # Binning one axis leaves steps that differ, which tells the aspect of the pixels.
     step = sizes or tuple(step_of(counts, dim) if dim in counts.coords else 1.0 for dim in DETECTOR)
     if not (unit_of(counts, "ky") == unit_of(counts, "kx") or sizes):
         step = (1.0, 1.0)
     aspect = abs(step[0] / step[1])
-    disk = find_bf_disk(mean, valid_pixels(counts), centre=centre, aspect=aspect)
+    try:
+        disk = find_bf_disk(mean, valid_pixels(counts), centre=centre, aspect=aspect)
+    except CalibrationError:
+        if known is None:
+            raise
+        return known
     if sizes is None:
         assert semi_angle is not None
         sizes = semi_angle / disk.radii[0], semi_angle / disk.radii[1]

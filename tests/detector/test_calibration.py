@@ -208,6 +208,19 @@ def test_given_centre_is_kept():
         calibrate(counts_of(PATTERN), centre=(22, 27))
 
 
+def test_centre_and_pixel_size_need_no_disk_and_take_the_semi_angle_of_one_that_is_there():
+    known = {"centre": (22, 27), "pixel_size": 2}
+    found = calibrate(counts_of(PATTERN), **known, pacbed=PATTERN)
+    assert found.attrs["semi_angle_mrad"] == pytest.approx(25, rel=0.01)
+    flat = np.ones_like(PATTERN)
+    found = calibrate(counts_of(flat), **known, pacbed=flat)
+    assert (float(found.ky[22]), float(found.kx[28])) == (0, 2)
+    assert "semi_angle_mrad" not in found.attrs
+    for missing in known:
+        with pytest.raises(CalibrationError, match="No bright-field disk"):
+            calibrate(counts_of(flat), **{"semi_angle": 25, **known, missing: None}, pacbed=flat)
+
+
 def untouchable(shape):
     """Lazy counts that fail when anything reads them."""
 
