@@ -256,7 +256,8 @@ def run_command(
 def plan_command(recipe: Path, out: str | Path | None, overwrite: bool, **session: Any) -> int:
     """Say what a recipe will read, need and take on these workers, before anything runs.
 
-    Every stage is tried for a few seconds on a part of the scan. A run that cannot fit is refused, with what would.
+    What converts, correlates and makes images is tried for a few seconds on a part of the scan; other stages, such as
+    evidence, are named. A run that cannot fit is refused, with what would.
     """
     folder = Path(f"{recipe.stem}-results") if out is None else out
     return run(lambda stage: _plan_recipe(recipe, folder, overwrite, stage), **session)

@@ -44,6 +44,14 @@ from .request import COUNTS, Request, finished_stages, read_request, results_pla
 
 TRIAL_SECONDS = 10.0
 
+# Stages that are not tried, and what they do.
+NOT_TRIED = {
+    "descan": "reads all counts once",
+    "calibrate": "reads all counts once, for the mean pattern",
+    "evidence": "reads counts twice, once with {draws} templates of random sites of each kind, and may take longer "
+    "than all the rest",
+}
+
 SHARDS_LOOKED_AT = 8
 
 FLOAT = 8  # bytes of a number in what is gathered
@@ -100,6 +108,8 @@ class Plan:
     recipe : Recipe
     stages : tuple of StagePlan
         Those that are still to be run, in their order.
+    not_estimated : dict of str to str
+        Stages that are still to be run and are no part of any number here, with what they do.
     finished : tuple of str
         Stages that an earlier run has finished.
     resources : Resources
@@ -114,6 +124,7 @@ class Plan:
 
     recipe: Recipe
     stages: tuple[StagePlan, ...]
+    not_estimated: Mapping[str, str]
     finished: tuple[str, ...]
     resources: Resources
     base_bytes: int
@@ -122,7 +133,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Expected time of all stages."""
+        """Expected time of all stages, but for those that are not estimated."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
@@ -190,8 +201,11 @@ class Plan:
         free = "" if self.free_bytes is None else f"; {bytes_text(self.free_bytes)} are free"
         tried = sum(stage.trial_seconds for stage in self.stages)
         done = [f"Finished by an earlier run: {', '.join(self.finished)}."] if self.finished else []
-        if not rows:
+        rest = [f"Not estimated: {name}, which {does}." for name, does in self.not_estimated.items()]
+        if not rows and not rest:
             return "\n".join([*done, "Nothing is left to run."])
+        if not rows:
+            return "\n".join([*done, *rest])
         return "\n".join(
             [
                 f"Computes with {_number(here.workers, 'worker')} of {_number(self._threads_of_a_worker, 'thread')}.",
@@ -200,6 +214,7 @@ class Plan:
                 f"Disk for the results: {bytes_text(self.results_bytes)}{free}.",
                 *done,
                 f"Expected times are from trials on a part of the scan, {time_text(tried)} in all.",
+                *rest,
             ]
         )
 
@@ -207,6 +222,7 @@ class Plan:
         """The plan for machines."""
         return {
             "stages": [dataclasses.asdict(stage) | {"seconds": stage.seconds} for stage in self.stages],
+            "not_estimated": dict(self.not_estimated),
             "finished": list(self.finished),
             "workers": self.resources.workers,
             "threads": self.resources.threads,
@@ -233,8 +249,8 @@ def plan_recipe(
 ) -> Plan:
     """Plan a recipe: what :func:`run_recipe` will read, need and take on the active dask scheduler.
 
-    The work of every stage is tried on a part of the scan, on all threads at once. Nothing is left on the disk, and
-    nothing is refused: see :meth:`Plan.check`.
+    The work of every stage that converts, correlates or makes images is tried on a part of the scan, on all threads at
+    once; the others are named. Nothing is left on the disk, and nothing is refused: see :meth:`Plan.check`.
 
     Parameters
     ----------
@@ -272,7 +288,15 @@ def plan_recipe(
     base = max((found.base_bytes for found in scan.rates), default=0)
     results = scan.store_bytes + (_results_bytes(request, scan.counts.shape) if wanted else 0)
     free = None if disk is None else shutil.disk_usage(disk).free
-    return Plan(request.recipe, tuple(stages), finished, resources(), base, results, free)
+    rest = _not_tried(request, scan, finished)
+    return Plan(request.recipe, tuple(stages), rest, finished, resources(), base, results, free)
+
+
+def _not_tried(request: Request, scan: _Scan, finished: tuple[str, ...]) -> dict[str, str]:
+    """Stages that are still to be run and that no trial is made of, with what they do."""
+    asked = request.recipe.evidence
+    names = [*scan.mean_pattern, *(["evidence"] if asked is not None and "evidence" not in finished else [])]
+    return {name: NOT_TRIED[name].format(draws=0 if asked is None else asked.draws) for name in names}
 
 
 @dataclass
@@ -290,6 +314,8 @@ class _Scan:
     conversion : list of StagePlan
         Empty where the counts are a store already.
     rates : list of Rate
+    mean_pattern : list of str
+        Stages that read all counts before masks are derived, as `Request.reads_for_mean_pattern` gives them.
     """
 
     counts: xr.DataArray
@@ -297,6 +323,7 @@ class _Scan:
     store_bytes: int
     conversion: list[StagePlan]
     rates: list[Rate]
+    mean_pattern: list[str]
 
     @classmethod
     def opened(
@@ -308,7 +335,9 @@ class _Scan:
             counts = open_counts(ready)
             source = source_of(counts.data)
             assert source is not None
-            return cls(_calibrated(request, counts, stored_statistics(ready)), source, 0, [], [])
+            statistics = stored_statistics(ready)
+            reads = request.reads_for_mean_pattern(counts, statistics)
+            return cls(_calibrated(request, counts, statistics), source, 0, [], [], reads)
         reading = {key: value for key, value in request.reading.items() if key != "compression"}
         counts = open_counts(place, **reading)
         with stage("try convert", kept=False):
@@ -349,8 +378,10 @@ class _Scan:
             trial_seconds=took,
             bytes_per_second=rate.bytes_per_second,
         )
-        counts = _calibrated(request, counts, stored_statistics(store))
-        return cls(counts, source, round(counts.nbytes * stored_part), [planned], [rate])
+        statistics = stored_statistics(store)
+        reads = request.reads_for_mean_pattern(counts, statistics)
+        counts = _calibrated(request, counts, statistics)
+        return cls(counts, source, round(counts.nbytes * stored_part), [planned], [rate], reads)
 
     def planned(
         self, name: str, pixels: np.ndarray | None, rate: Rate, lazy: Any, task_bytes: int, shared_bytes: int

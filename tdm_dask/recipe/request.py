@@ -167,7 +167,8 @@ def results_place(out: str | Path) -> str | Path:
 
 
 def finished_stages(folder: str | Path, request: Request) -> tuple[str, ...]:
-    """Stages that an earlier run has finished in a folder or at an address: of "convert", "correlate" and "images".
+    """Stages that an earlier run has finished in a folder or at an address: of "convert", "correlate", "images" and
+    "evidence".
 
     Nothing is written, and nothing made.
     """
@@ -176,7 +177,8 @@ def finished_stages(folder: str | Path, request: Request) -> tuple[str, ...]:
         return ()
     now = depends_on(request)
     place, same = resolve(folder), _same(before, now)
-    stages = {"correlate": f"{RESULTS}/masks", "images": f"{RESULTS}/images"} if same else {}
+    groups = {"correlate": "masks", "images": "images", "evidence": "evidence"}
+    stages = {name: f"{RESULTS}/{group}" for name, group in groups.items()} if same else {}
     done = [name for name, group in stages.items() if object_size(place, f"{group}/zarr.json") is not None]
     converted = is_complete(path_in(folder, COUNTS)) and (same or _same_counts(before, now))
     return (*(["convert"] if converted else []), *done)

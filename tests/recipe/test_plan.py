@@ -72,6 +72,23 @@ def test_a_plan_says_what_will_be_read_of_a_store(scan, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_names_the_stages_that_it_does_not_estimate(scan, tmp_path):
+    assert plan_recipe(scan[1], tmp_path / "out", seconds=0.1).not_estimated == {}
+    asked = {"calibration": {**scan[1]["calibration"], "descan": True}, "evidence": {"cell": [5.0, 4.0], "draws": 40}}
+    made = plan_recipe({**scan[1], **asked}, tmp_path / "out", seconds=0.1)
+    assert [stage.name for stage in made.stages] == ["correlate", "images"]
+    assert list(made.not_estimated) == ["descan", "calibrate", "evidence"]
+    assert made.data()["not_estimated"] == made.not_estimated
+    said = made.text().splitlines()
+    for name, does in made.not_estimated.items():
+        assert f"Not estimated: {name}, which {does}." in said
+    assert "40 templates of random sites" in made.not_estimated["evidence"]
+    # They are named where nothing else is left, too.
+    left = replace(made, stages=(), finished=("correlate", "images")).text()
+    assert "Not estimated: evidence" in left
+    assert "Nothing is left" not in left
+
+
 @pytest.mark.long
 def test_a_plan_for_ridge_masks_tries_the_matrix_and_counts_its_memory(scan, tmp_path):
     recipe = {**scan[1], "masks": {"detector_region": "disk:16", "method": "ridge"}}
@@ -142,15 +159,16 @@ def test_stages_that_are_finished_are_not_planned(tmp_path):
     run_recipe(DEMO, out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     whole = plan_recipe(DEMO, out)
-    assert whole.finished == ("convert", "correlate", "images")
+    assert whole.finished == ("convert", "correlate", "images", "evidence")
     assert whole.stages == ()
     assert "Nothing is left to run." in whole.text()
     whole.check()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     shutil.rmtree(out / "results.zarr" / "images")
     part = plan_recipe(DEMO, out)
-    assert part.finished == ("convert", "correlate")
+    assert part.finished == ("convert", "correlate", "evidence")
     assert [stage.name for stage in part.stages] == ["images"]
+    assert part.not_estimated == {}
 
 
 @pytest.mark.long
