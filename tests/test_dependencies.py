@@ -10,6 +10,8 @@ import asyncio
 import inspect
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +263,21 @@ def test_numba_lets_nan_through_where_sums_may_be_reordered():
 
     assert total(np.array([1.0, 2.0])) == 3.0
     assert np.isnan(total(np.array([1.0, np.nan, 2.0]))), "Numba's fastmath flags lose NaN"
+
+
+ENDED = """
+import multiprocessing.util, os, sys
+multiprocessing.util.Finalize(None, print, args=("finalized",), exitpriority=0)
+multiprocessing.util._run_finalizers(0)
+sys.stdout.flush()
+os._exit(130)
+"""
+
+
+def test_python_runs_the_finalizers_of_multiprocessing_on_request_and_ends_at_once():
+    ended = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "finalized\n", "multiprocessing.util._run_finalizers does not run what is to be run"
+    assert (ended.returncode, ended.stderr) == (130, ""), "os._exit does not end the process with its code, in silence"
 
 
 def test_panel_and_bokeh_serve_as_the_viewer_expects():
