@@ -2,6 +2,7 @@
 # ASE makes more atoms than there are of a CIF with coordinates of three digits: 0.333, 0.667, 0.167 of a special position
 # of R-3m are taken for a general one, whose images lie beside each other. Crystal databases write such digits.
 # Seen with ASE 3.29.0: 8 atoms of three with three digits, 3 with four or six; no warning.
+# What helps: coordinates of four digits or more in the CIF, such as 0.3333.
 set -euo pipefail
 
 folder=$(mktemp -d)

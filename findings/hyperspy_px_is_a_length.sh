@@ -2,6 +2,7 @@
 # HyperSpy converts an axis in "px", as uncalibrated images have it, to millimetres without a word: Pint knows px as the
 # pixel of style sheets, 1/96 inch, so one detector pixel becomes 0.26458 mm.
 # Seen with HyperSpy 2.5.0 and Pint 0.25.3: scale 1 px becomes 0.2645833 mm, while "pixel" is refused with an error.
+# What helps: the unit "pixel" for axes that are not calibrated, which is no length for HyperSpy.
 set -euo pipefail
 
 folder=$(mktemp -d)
