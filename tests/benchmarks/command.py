@@ -30,8 +30,8 @@ is left out. LiberTEM comes with the extra "bench". py4DSTEM asks for an older N
     pip install --no-deps py4DSTEM
 At full scale this takes about 20 minutes, 11 GB of disk and 12 GB of memory. Linux only.
 
-With --memory, files of 16 GB are made instead, one for each format, and converted by two workers: what is printed is
-the peak memory. That takes about an hour and 25 GB of disk."""
+With --memory, files of 17 GB are made instead, one for each format, and converted by two workers: what is printed is
+the peak memory. That takes about an hour and 30 GB of disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Files of 16 GB in every format that is read lazily, which cost little to make and still are read from end to end.
+"""Files of 17 GB in every format that is read lazily, which cost little to make and still are read from end to end.
 
 Headers are written byte by byte. The first lines of the scan are dense: Poisson counts (noise, for floats), so that
 what is compressed is as large as in a real scan while both workers are at it. Of the rest every 500th frame is, and the

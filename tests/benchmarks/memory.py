@@ -160,7 +160,7 @@ def measure_all(names: Sequence[str], folder: Path, scale: str, say: Callable[[s
     names : sequence of str
         Of `FORMATS`.
     folder : path
-        Where files are made: up to 16 GB of them, and stores.
+        Where files are made: up to 17 GB of them, and stores.
     scale : {"full", "small"}
     say : callable
         Told what comes next.
