@@ -6,11 +6,14 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
+import xarray as xr
 from documents import (
     PAGES,
     README,
@@ -27,6 +30,9 @@ from documents import (
 
 import tdm_dask as tdm
 import tdm_dask.plot
+from tdm_dask.axes import axis_coordinate
+from tdm_dask.detector.conventional_masks import parse_detector
+from tdm_dask.recipe.recipe_file import SECTIONS
 
 EVERY = [README, *PAGES]
 # Programs beside `tdm` that pages name with options, and what tells these.
@@ -114,6 +120,27 @@ def test_the_functions_that_workflows_show_are_public():
     assert {name for _, cell in rows for name in re.findall(r"`(\w+)", cell)} <= set(tdm.__all__)
 
 
+def test_the_page_of_recipes_names_every_key_and_no_other():
+    text = (ROOT / "docs" / "a-file-of-your-own.md").read_text("utf-8")
+    keys = text[text.index("### All keys") :]
+    rows = dict(re.findall(r"^\| `\[(\w+)\]` \| (.*) \|$", keys, re.M))
+    assert list(rows) == ["source", "calibration", "detectors", "templates", "masks", "images", "evidence"]
+    assert set(SECTIONS) == set(rows) - {"detectors"}
+    for name, section in SECTIONS.items():
+        assert set(re.findall(r"`([a-z_]+)`", rows[name])) == {field.name for field in fields(section)}, name
+
+
+def test_the_detectors_that_the_page_of_recipes_lists_are_understood():
+    text = (ROOT / "docs" / "a-file-of-your-own.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*`) \|", text[text.index("| text | pixels |") : text.index("## The report")], re.M)
+    listed = [spec for row in rows for spec in re.findall(r"`([^`]+)`", row)]
+    angles = {dim: axis_coordinate(dim, 81, 5.0, -200.0, "mrad") for dim in ("ky", "kx")}
+    pattern = xr.DataArray(np.zeros((81, 81)), angles, ("ky", "kx"), attrs={"semi_angle_mrad": 23.5})
+    for spec in listed:
+        assert float(parse_detector(spec, pattern).sum()) > 0, spec
+    assert {spec.partition(":")[0] for spec in listed} == {"disk", "annulus", "bf", "abf", "adf", "haadf"}
+
+
 # Every block of the pages
 
 
@@ -189,6 +216,10 @@ DIFFERENTLY = {
         'pip install ".[test]"': WHEEL,
         "pytest": "is what runs this test",
         "pytest -m long": "is what runs this test",
+        'pip install -e ".[test,dev]"': WHEEL,
+        "ruff check .": "is of who changes the package: its check script runs it",
+        "lint-imports": "is of who changes the package: its check script runs it",
+        "mypy": "is of who changes the package: its check script runs it",
     },
     "the-page.md": {
         'pip install ".[view]"': WHEEL,

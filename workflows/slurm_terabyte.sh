@@ -12,8 +12,8 @@
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
 
-# The recipe (see docs/a-file-of-your-own.md) names the file of counts, the sites and the masks; the results go beside it. Both have to lie
-# where every node sees them, on the parallel file system.
+# The recipe (see docs/a-file-of-your-own.md) names the file of counts, the sites and the masks; the results go beside
+# it. Both have to lie where every node sees them, on the parallel file system.
 recipe=/path/on/the/parallel/file/system/recipe.toml
 results=/path/on/the/parallel/file/system/results
 

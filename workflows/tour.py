@@ -162,8 +162,8 @@ show("mask", plot_mask(mask.sel(template="Li"), semi_angle=23.5, title="Mask: Li
 # ## The image of lithium
 #
 # The mask is a virtual detector with weights, and applied to all patterns it gives an image. "Standardised" means that
-# every pixel counts by how much it varies, not by how bright it is. The circles are the true sites of lithium, of which
-# ABF shows next to nothing.
+# the counts of every pixel are measured from that pixel's own mean, in its own standard deviations: a bright pixel
+# weighs no more than a faint one. The circles are the true sites of lithium, of which ABF shows next to nothing.
 
 # %%
 image = tdm.apply_mask(counts, mask, normalisation="standardised")

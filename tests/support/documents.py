@@ -177,9 +177,11 @@ class Reader:
         """One command of a block, and what it puts out."""
         words = shlex.split(text)
         match words:
-            case ["pip", "install", what]:
+            case ["pip", "install", what] | ["pip", "install", "-e", what]:
                 assert wheel_has(what), f"{block.name}: {what}"
                 return self._instead(text, "installed from a wheel, with the packages of the tests")
+            case ["ruff" | "lint-imports" | "mypy", *_]:
+                return self._instead(text, "is of who changes the package: its check script runs it")
             case ["pytest", *_]:
                 return self._instead(text, "is what runs this test")
             case ["python", "tests/benchmarks", *_]:
