@@ -172,7 +172,7 @@ def tdm(context: click.Context) -> None:
     """Template-derived masks for 4D-STEM: images of one kind of atom column at a time.
 
     Exit codes: 0 done; 1 failed while working, what was finished is kept; 2 the request or the input is
-    wrong.
+    wrong; 130 stopped by Ctrl-C, what was finished is kept.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
