@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def scheduler(
     wait : str, optional
         How long the first job may take to start, such as "30 min". Default: one hour.
     logs : path, optional
-        Folder for the jobs' output; it goes with the block unless the block fails. Default: a new folder here.
+        Where a new folder is made for the jobs' output; it goes with the block unless the block fails. Default: here.
     deferred : bool, default False
         Start or join at the first computation, not before: so that whatever is wrong with the input is
         found first, and nothing is started where nothing is left to compute.
@@ -133,7 +133,7 @@ def scheduler(
             yield None
         return
     with ExitStack() as stack:
-        start = _Start(where, None if logs is None else Path(logs), stack, announce)
+        start = _Start(where, Path("." if logs is None else logs), stack, announce)
         with _losses_in_words(start):
             if deferred:
                 stack.enter_context(dask.config.set({"scheduler": start.get, PLANNED_CORES: where.planned_cores}))
@@ -328,8 +328,8 @@ def _say(sentence: str) -> None:
 class _Start:
     """Starts or joins a cluster when it is first needed, for as long as the stack lives."""
 
-    def __init__(self, where: _Where, logs: Path | None, stack: ExitStack, announce: bool) -> None:
-        self._where, self._folder, self._stack, self._announce = where, logs, stack, announce
+    def __init__(self, where: _Where, logs: Path, stack: ExitStack, announce: bool) -> None:
+        self._where, self._place, self._stack, self._announce = where, logs, stack, announce
         self._lock = threading.Lock()
         self._client: Any = None
         self.logs: Path | None = None
@@ -359,7 +359,7 @@ class _Start:
         if self._where.address is not None:
             client = self._stack.enter_context(_join(self._where.address))
         elif self._where.slurm:
-            self.logs = self._stack.enter_context(_folder_of_logs(self._folder))
+            self.logs = self._stack.enter_context(_folder_of_logs(self._place))
             jobs = self._stack.enter_context(_slurm_cluster(self._where, self.logs))
             client = self._stack.enter_context(_client(jobs))
             patience = float(parse_timedelta(self._where.longest_wait))
@@ -484,19 +484,24 @@ def _wait_for_workers(client: Any) -> None:
 
 
 @contextmanager
-def _folder_of_logs(given: Path | None) -> Iterator[Path]:
-    """A folder for the jobs' output, which goes where nothing went wrong."""
-    folder = Path(tempfile.mkdtemp(prefix="tdm-slurm-", dir=".")) if given is None else given
-    folder.mkdir(parents=True, exist_ok=True)
+def _folder_of_logs(place: Path) -> Iterator[Path]:
+    """A new folder for the jobs' output, which goes where nothing went wrong; what was in its place before stays."""
+    place = place.absolute()
+    made = [folder for folder in (place, *place.parents) if not folder.exists()]
+    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="tdm-slurm-", dir=place))
     keep = False
     try:
-        yield folder.absolute()
-    except Exception as error:
-        keep = not isinstance(error, InputError) and any(folder.iterdir())
+        yield folder
+    except Exception:
+        keep = any(folder.iterdir())
         raise
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # something is in it
+                parent.rmdir()
 
 
 @contextmanager
