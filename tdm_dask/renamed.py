@@ -54,6 +54,10 @@ MOVED: Mapping[str, str] = {
 }
 
 
+class RenamedWarning(FutureWarning):
+    """Something was called by the name that it had before."""
+
+
 def renamed(**names: str) -> Callable[[_Function], _Function]:
     """A function that takes arguments by their old names too: ``@renamed(old="new")``.
 
@@ -114,7 +118,7 @@ def new_names(
 
 
 def _warn(what: str, stacklevel: int) -> None:
-    warnings.warn(f"{what}; the old name works in this release alone.", FutureWarning, stacklevel=stacklevel + 1)
+    warnings.warn(f"{what}; the old name works in this release alone.", RenamedWarning, stacklevel=stacklevel + 1)
 
 
 def moved(old: str) -> Callable[[str], Any]:

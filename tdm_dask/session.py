@@ -17,6 +17,7 @@ from typing import Any
 
 import rich_click as click
 
+from .renamed import RenamedWarning
 from .words import Argument, Output, in_place
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
@@ -160,7 +161,9 @@ def _notes(debug: bool, said: Callable[[str], str]) -> Iterator[None]:
     def say(message: Any, category: Any, filename: str, *rest: Any) -> None:
         if debug:
             shown(message, category, filename, *rest)
-        elif category in (UserWarning, FutureWarning) and filename.startswith(ours) and str(message) not in notes:
+            return
+        own = category is RenamedWarning or (category is UserWarning and filename.startswith(ours))
+        if own and str(message) not in notes:
             notes.add(str(message))
             print(f"tdm: note: {said(str(message))}", file=sys.stderr)
 

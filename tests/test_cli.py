@@ -361,10 +361,16 @@ def test_warnings_of_the_package_are_notes_and_others_are_left_out(run, monkeypa
     def warn(*args, **kwargs):
         warnings.warn_explicit("5 sites dropped.", UserWarning, tdm.__file__, 1)
         warnings.warn_explicit("numba is unhappy", UserWarning, "/somewhere/numba.py", 1)
+        warnings.warn_explicit("xarray will change a default", FutureWarning, tdm.__file__, 1)  # as it does, of callers
 
     monkeypatch.setattr("tdm_dask.report.description.describe", warn_then(warn))
     code, _, err = run("info", SAMPLE)
     assert (code, err) == (0, "tdm: note: 5 sites dropped.\n")
+
+
+def test_old_names_are_notes(run, mistakes):
+    _, _, err = run("plan", "old.toml")
+    assert "tdm: note: [masks] within is now called [masks] detector_region" in err
 
 
 def warn_then(warn):
