@@ -6,9 +6,11 @@ call this package from modules and notebooks of their own. What is listed here g
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +22,8 @@ from typing import Any, TypeVar, cast
 from .errors import InputError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+# Files of this package, and of what stands between two of its functions: imports, and contexts that are decorators.
+_BETWEEN = (f"{Path(__file__).parent}{os.sep}", "<frozen importlib", contextlib.__file__)
 
 # Modules that the README, the reference, examples or workflows have named, and where their names are now.
 MOVED: Mapping[str, str] = {
@@ -74,16 +78,14 @@ def renamed(**names: str) -> Callable[[_Function], _Function]:
     def keep(function: _Function) -> _Function:
         @functools.wraps(function)
         def call(*arguments: Any, **keywords: Any) -> Any:
-            return function(*arguments, **new_names(keywords, names, "{}=...".format, stacklevel=4))
+            return function(*arguments, **new_names(keywords, names, "{}=...".format))
 
         return cast(_Function, call)
 
     return keep
 
 
-def new_names(
-    given: Mapping[str, Any], names: Mapping[str, str], called: Callable[[str], str], *, stacklevel: int = 2
-) -> dict[str, Any]:
+def new_names(given: Mapping[str, Any], names: Mapping[str, str], called: Callable[[str], str]) -> dict[str, Any]:
     """What was given, by its new names.
 
     Parameters
@@ -93,8 +95,6 @@ def new_names(
         From old names to new ones.
     called : callable
         Makes of a name what it is called where it was given.
-    stacklevel : int
-        Of the warning.
 
     Raises
     ------
@@ -112,13 +112,23 @@ def new_names(
         if new in found:
             raise InputError(f"{called(old)} and {called(new)} are the same; leave out the first, its old name.")
         now = called(new).removesuffix("=...") if "_" in new else called(new)
-        _warn(f"{called(old)} is now called {now}", stacklevel)
+        _warn(f"{called(old)} is now called {now}")
         found[new] = found.pop(old)
     return found
 
 
-def _warn(what: str, stacklevel: int) -> None:
-    warnings.warn(f"{what}; the old name works in this release alone.", RenamedWarning, stacklevel=stacklevel + 1)
+def _warn(what: str) -> None:
+    """Warn at the user's own line, however many functions of this package lie between."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
+        frame = frame.f_back
+    warnings.warn_explicit(
+        f"{what}; the old name works in this release alone.",
+        RenamedWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
 
 
 def moved(old: str) -> Callable[[str], Any]:
@@ -135,7 +145,7 @@ def moved(old: str) -> Callable[[str], Any]:
         if found is missing:
             raise missing
         public = name in getattr(sys.modules[package], "__all__", ())
-        _warn(f"{package}.{old}.{name} is now {package if public else where}.{name}", 2)
+        _warn(f"{package}.{old}.{name} is now {package if public else where}.{name}")
         return found
 
     return find

@@ -10,13 +10,16 @@ import ast
 import inspect
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import public
 import pytest
 
 import tdm_dask as tdm
 from tdm_dask.cli import tdm as command_line
+from tdm_dask.recipe.recipe_file import load_recipe
 from tdm_dask.renamed import MOVED
 
 BEFORE = json.loads(Path(__file__).with_name("public_names.json").read_text(encoding="utf-8"))
@@ -125,6 +128,80 @@ def test_the_readmes_way_to_a_scheduler_works_still():
         scheduler = tdm.cluster.scheduler
     with scheduler(announce=False) as client:
         assert client is None
+
+
+def line_here() -> int:
+    """The line of the caller."""
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert frame.f_back is not None
+    return frame.f_back.f_lineno
+
+
+def argument_of_a_function() -> int:
+    return tdm.thin(COUNTS, 0.5, gain=1.0) is not None and line_here()
+
+
+def argument_of_a_method() -> int:
+    return COUNTS.tdm.thin(0.5, gain=1.0) is not None and line_here()
+
+
+def name_that_is_imported() -> int:
+    exec(compile(f"{chr(10) * 4}from tdm_dask.thinning import thin", __file__, "exec"), {})
+    return 5
+
+
+def name_in_a_module() -> int:
+    import tdm_dask.profiles  # type: ignore[import-not-found]
+
+    return tdm_dask.profiles.radial_profile is not None and line_here()
+
+
+def name_in_a_wing() -> int:
+    return tdm.cluster.scheduler is not None and line_here()
+
+
+def key_of_a_recipe() -> int:
+    return load_recipe(RECIPE) is not None and line_here()
+
+
+def key_of_a_recipe_that_runs() -> int:
+    with suppress(tdm.errors.TdmError):  # there is no such file
+        tdm.run_recipe(RECIPE, "out")
+    return line_here() - 1
+
+
+COUNTS = tdm.label_counts(np.ones((2, 2, 4, 4), np.uint16))
+RECIPE = {"source": {"path": "a.mib"}, "masks": {"within": "disk:9"}, "detectors": {"BF": "disk:9"}}
+USES = (
+    argument_of_a_function,
+    argument_of_a_method,
+    name_that_is_imported,
+    name_in_a_module,
+    name_in_a_wing,
+    key_of_a_recipe,
+    key_of_a_recipe_that_runs,
+)
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+def test_the_warning_of_an_old_name_points_at_the_users_own_line(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        line = use()
+    (said,) = [warning for warning in caught if "is now" in str(warning.message)]
+    assert (said.filename, said.lineno) == (__file__, line)
+
+
+def test_the_warning_of_an_old_name_is_shown_once_for_each_line():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            tdm.thin(COUNTS, 0.5, gain=1.0)
+        tdm.thin(COUNTS, 0.5, gain=1.0)
+    lines = [warning.lineno for warning in caught]
+    assert lines == [line_here() - 3, line_here() - 2]
 
 
 def test_modules_of_a_wing_are_imported_without_a_warning():
