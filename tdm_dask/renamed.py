@@ -6,7 +6,6 @@ call this package from modules and notebooks of their own. What is listed here g
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -22,8 +21,8 @@ from typing import Any, TypeVar, cast
 from .errors import InputError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-# Files of this package, and of what stands between two of its functions: imports, and contexts that are decorators.
-_BETWEEN = (f"{Path(__file__).parent}{os.sep}", "<frozen importlib", contextlib.__file__)
+# Files of this package, and Python's imports.
+_BETWEEN = (f"{Path(__file__).parent}{os.sep}", "<frozen importlib")
 
 # Modules that the README, the reference, examples or workflows have named, and where their names are now.
 MOVED: Mapping[str, str] = {

@@ -17,8 +17,9 @@ from typing import Any
 
 import rich_click as click
 
+from .errors import sentence as one_sentence
 from .renamed import RenamedWarning
-from .words import Argument, Output, in_place
+from .words import Argument, Output, error_in_place, in_place, in_python, path_texts
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 
@@ -72,25 +73,27 @@ def run(
         # Code in C may turn the interrupt into an error of its own.
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
             return complain(f"Stopped; {_kept(bars.finished)} Run the same command again to go on.", STOPPED)
-        sentence, code = _sentence(error, bars.finished)
-        return complain(said(sentence), code)
+        return complain(*_sentence(error, bars.finished, said))
+    findings = list(map(said, output.findings))
     if as_json:
-        found = {key: list(map(said, value)) for key, value in output.data.items() if key == "findings"}
+        found = {key: findings for key in output.data if key == "findings"}
         click.echo(json.dumps(output.data | found, indent=2, ensure_ascii=False, default=str))
     else:
-        click.echo(said(output.text))
+        lines = (output.text, *(f"  {finding}" for finding in findings), output.after)
+        click.echo("\n".join(filter(None, lines)))
     return DONE
 
 
-def option_words(context: click.Context | None) -> Callable[[str], str]:
-    """What turns a sentence in Python's words (`tdm_dask.words`) into the command line's.
+def option_words(context: click.Context | None) -> Callable[[str | Exception], str]:
+    """What turns a sentence, or an error's, in Python's words (`tdm_dask.words`) into the command line's.
 
     An argument becomes the option of this command that gives it, ``scan_shape=(64, 128)`` being ``--scan-shape
     64x128``; or the key of the recipe, where one was given; or else an option of another command, to which it may lead.
     What none of them has is said to be Python's. The options are asked, so that there is no list of them to keep.
+    Paths that the command was given stay as they are, and those of its recipe.
     """
     if context is None:
-        return str
+        return lambda what: what if isinstance(what, str) else one_sentence(what)
     group = context.find_root().command
     others = group.commands.values() if isinstance(group, click.Group) else ()
     own = context.command
@@ -103,9 +106,20 @@ def option_words(context: click.Context | None) -> Callable[[str], str]:
 
             yield as_key(argument)
         yield from (_as_option(command, argument) for command in others)
-        yield f"{argument.text} (in Python)" if "=" in argument.text else None
+        yield in_python(argument)
 
-    return lambda sentence: in_place(sentence, lambda argument: next(filter(None, ways(argument)), None))
+    def say(argument: Argument) -> str | None:
+        return next(filter(None, ways(argument)), None)
+
+    def kept() -> Iterator[str]:
+        for value in context.params.values():
+            yield from path_texts(value)
+        if has_recipe:
+            from .recipe.recipe_file import recipe_texts
+
+            yield from recipe_texts(context.params["recipe"])
+
+    return lambda what: in_place(what, say, kept()) if isinstance(what, str) else error_in_place(what, say, kept())
 
 
 def _as_option(command: click.Command, argument: Argument) -> str | None:
@@ -184,13 +198,13 @@ def complain(sentence: str, code: int) -> int:
     return code
 
 
-def _sentence(error: Exception, finished: list[str]) -> tuple[str, int]:
+def _sentence(error: Exception, finished: list[str], said: Callable[[Exception], str]) -> tuple[str, int]:
     from .errors import DiskFullError, TdmError, UnreachableStoreError, WorkerLostError, in_words
 
     if isinstance(error, (DiskFullError, UnreachableStoreError, WorkerLostError)):
-        return str(error), FAILED
+        return said(error), FAILED
     if isinstance(error, TdmError):
-        return str(error), WRONG
+        return said(error), WRONG
     what = in_words(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{what}; {_kept(finished)}", FAILED

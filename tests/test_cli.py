@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -257,6 +260,56 @@ def test_a_mistake_is_answered_in_the_words_of_the_command_line(typed, said, run
     assert code == 2
     assert said in err
     assert python_words(out + err) == []
+
+
+# Names of files that look as if they named an argument.
+NAMES = ("defocus=5nm.mib", "frame=3.mib", "scan_step=0.3.mib", "a frame=3 b.mib", "frame=3 of 4/scan_shape.mib")
+
+
+@pytest.fixture(params=NAMES)
+def file(tmp_path, request):
+    """A scan of 18 frames by such a name."""
+    path = tmp_path / request.param
+    path.parent.mkdir(exist_ok=True)
+    write_mib(path, np.random.default_rng(0).poisson(3, (18, 6, 8)).astype(np.uint16))
+    return request.param
+
+
+def test_the_name_of_a_file_stays_as_it_is_in_what_is_said_of_it(file, run):
+    code, out, err = run("info", file, "--scan-shape", "3x6")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{file}: vendor file\n")
+    store = f"{Path(file).stem}.zarr"
+    assert shlex.join(["tdm", "convert", file, store, "--scan-shape", "3x6"]) in out
+    code, out, err = run("convert", file, store, "--scan-shape", "3x6")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{store}: store\n")
+    assert run("verify", store)[1].startswith(f"{store} is whole")
+    code, _, err = run("convert", file, store, "--scan-shape", "6x3")
+    assert (code, store in err, "--overwrite" in err) == (2, True, True)
+
+
+def test_the_name_of_a_file_stays_as_it_is_in_errors(file, run, tmp_path):
+    for command in (("info", file), ("convert", file, "a.zarr")):
+        code, _, err = run(*command)
+        assert (code, Path(file).name in err, "give --scan-shape, such as" in err) == (2, True, True), err
+    recipe = f'[source]\npath = "{file}"\nscan_shape = [3, 4]\n[detectors]\nBF = "disk:10"\n'
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    code, _, err = run("run", "recipe.toml")
+    assert (code, Path(file).name in err, "but [source] scan_shape = [3, 4] has" in err) == (2, True, True), err
+    for given in (tmp_path / "recipe.toml", tomllib.loads(recipe)):
+        with pytest.raises(InputError, match=re.escape("but [source] scan_shape = [3, 4] has")) as caught:
+            tdm.run_recipe(given, "out")
+        assert Path(file).name in str(caught.value)
+
+
+def test_what_others_say_stays_as_it_is(run, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise ValueError("shape=(3, 4) and frame=3 do not go together")
+
+    monkeypatch.setattr("tdm_dask.report.description.describe", fail)
+    _, _, err = run("info", SAMPLE)
+    assert "ValueError: shape=(3, 4) and frame=3 do not go together;" in err
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import tdm_dask as tdm
 from tdm_dask.axes import VALID_PATTERNS, VALID_PIXELS
 from tdm_dask.cli import tdm as command_line
 from tdm_dask.errors import InputError
-from tdm_dask.recipe.recipe_file import as_key, errors_in_keys
+from tdm_dask.recipe.recipe_file import as_key, errors_in_keys, load_recipe
 from tdm_dask.session import option_words
 from tdm_dask.words import arguments, in_place
 
@@ -208,6 +209,53 @@ def test_a_sentence_without_arguments_is_not_changed(text):
     assert in_place(text, lambda argument: argument.text) == text
 
 
+PARTS = ("frame=3.mib", "scan_step=0.3.mib", "gap=2_a.mib", "gap=2/a.mib", "x/gap=2", "gap=2nm", "scan_shape.mib")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_word_is_no_argument(name):
+    assert arguments(f"There is {name}, and so on.") == []
+    assert arguments(f"{name}: {name}") == []
+
+
+def others(told: str) -> InputError:
+    """An error of this package that tells what another's has said."""
+    try:
+        try:
+            raise ValueError(told)
+        except ValueError as error:
+            raise InputError(f"It fails with ValueError: {error}; leave gap=... out.") from None
+    except InputError as error:
+        return error
+
+
+@pytest.mark.parametrize("told", ["shape=(3, 4) is wrong", "frame=3", "give frame=3,\nor gap=2"])
+def test_what_anothers_exception_says_stays_where_an_error_tells_it(told):
+    said = option_words(context_of("convert"))
+    assert said(others(told)) == f"It fails with ValueError: {told}; leave --gap out."
+    assert said(ValueError(told)) == f"ValueError: {' '.join(told.split())}."
+    with pytest.raises(InputError, match=re.escape(f"{told}; leave [source] gap out.")), errors_in_keys():
+        raise others(told)
+
+
+def test_texts_of_a_recipe_stay_as_they_are(tmp_path):
+    table = {"source": {"path": "a gap=3 b.mib"}, "detectors": {"BF": "disk:9"}, "notes": "frame=2"}
+    file = tmp_path / "recipe frame=4 .toml"
+    file.write_text('[source]\npath = "a gap=3 b.mib"\n[detectors]\nBF = "disk:9"\n', encoding="utf-8")
+    for recipe in (table, file, str(file), load_recipe(table)):
+        with pytest.raises(InputError, match=r"^a gap=3 b.mib needs \[source\] gap\.$"), errors_in_keys(recipe):
+            raise InputError("a gap=3 b.mib needs gap=....")
+    with pytest.raises(InputError, match=r"recipe frame=4 .toml"), errors_in_keys(file):
+        raise InputError(f"{file} is wrong.")
+
+
+def test_a_path_is_looked_for_as_a_whole_word():
+    said = option_words(context_of("convert", source=Path("scan.mib"), store=Path("a.zarr")))
+    assert said("Give scan_shape.") == "Give --scan-shape."
+    said = option_words(context_of("convert", source=Path("frame=3"), store=Path("scan_shape.zarr")))
+    assert said("frame=3: give frame=31 and scan_shape.") == "frame=3: give --frame 31 and --scan-shape."
+
+
 # Recipes
 
 
@@ -243,3 +291,32 @@ def test_the_page_says_the_labels_of_its_controls():
     sentence = "Choose a smaller detector_region, or persist=False, or a larger scan_region."
     said = in_place(sentence, lambda argument: Tab._by_label(page, argument))
     assert said == 'Choose a smaller "Detector region", or persist=False (in Python), or a larger scan_region.'
+
+
+def test_the_page_leaves_paths_and_what_others_say_as_they_are():
+    pytest.importorskip("panel")
+    from tdm_dask.viewer.tab import Tab
+
+    class Page(Tab):
+        def __init__(self):
+            self.controls = {"gap": SimpleNamespace(label="Gap")}
+            self.message = SimpleNamespace(object="")
+            self.kept = {"a gap=3 b.zarr"}
+
+        take = look = set_full = current_image = current_detector = None
+
+    page = Page()
+
+    def shown() -> str:
+        return html.unescape(re.sub("<[^>]*>", "", page.message.object))
+
+    page.tell(InputError("a gap=3 b.zarr needs gap=... there."))
+    assert shown() == 'a gap=3 b.zarr needs "Gap" there.'
+    page.tell(others("shape=(3, 4)"))
+    assert shown() == 'It fails with ValueError: shape=(3, 4); leave "Gap" out.'
+    page.tell(ValueError("gap=3"))
+    assert shown() == "ValueError: gap=3."
+    page.note("a gap=3 b.zarr needs gap=2.", "Or not.")
+    assert shown() == 'a gap=3 b.zarr needs "Gap" 2. Or not.'
+    page.say("Saved gap=3.")
+    assert shown() == "Saved gap=3."

@@ -39,7 +39,7 @@ from ..shards.shapes import choose_shards
 from ..shards.sharded_array import RANGE_BYTES
 from ..words import bytes_text, table_text, time_text
 from .rates import SLOW_SECONDS, TRIAL_PART, Rate, try_gram, try_images, try_moments
-from .recipe_file import Recipe, errors_in_keys
+from .recipe_file import Recipe, says_keys
 from .request import COUNTS, Request, finished_stages, read_request, results_place, stale_results
 
 TRIAL_SECONDS = 10.0
@@ -238,7 +238,7 @@ def _number(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-@errors_in_keys()
+@says_keys
 def plan_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,

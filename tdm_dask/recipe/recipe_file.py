@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from ..masks.ridge import RidgeOptions
 from ..renamed import new_names
 from ..shards.objects import check_address
 from ..sources.plugins import is_file_name
-from ..words import Argument, in_place
+from ..words import Argument, error_in_place, path_texts
 
 Quantity = float | str
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class MasksSection:
         try:
             RidgeOptions.given(self.ridge)
         except InputError as error:
-            said = in_place(str(error), lambda argument: as_key(argument, "masks"))
+            said = error_in_place(error, lambda argument: as_key(argument, "masks"))
             raise RecipeError(said if said.startswith("[masks]") else f"[masks] {said}") from None
         for dim, ends in (self.scan_region or {}).items():
             _one_of(dim, ("y", "x"), "A key of [masks] scan_region")
@@ -257,6 +259,7 @@ def as_key(argument: Argument, section: str | None = None) -> str | None:
 
     Examples
     --------
+    >>> from tdm_dask.words import in_place
     >>> in_place("Give scan_shape=(64, 128), or a larger reach=...", as_key)
     'Give [source] scan_shape = [64, 128], or a larger reach=...'
     """
@@ -272,13 +275,49 @@ def as_key(argument: Argument, section: str | None = None) -> str | None:
 
 
 @contextmanager
-def errors_in_keys() -> Iterator[None]:
-    """Errors inside name the keys of a recipe in place of arguments, for the recipe is what the user wrote."""
+def errors_in_keys(*given: Any) -> Iterator[None]:
+    """Errors inside name the keys of a recipe in place of arguments, for the recipe is what the user wrote.
+
+    Paths that are given, and the texts of a recipe that is given, stay as they are.
+    """
     try:
         yield
     except TdmError as error:
-        error.args = (in_place(str(error), as_key),)
+        kept = [text for value in given for text in recipe_texts(value)]
+        error.args = (error_in_place(error, as_key, kept),)
         raise
+
+
+def says_keys(function: _Function) -> _Function:
+    """A function of a recipe, the errors of which name its keys."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with errors_in_keys(*arguments, *keywords.values()):
+            return function(*arguments, **keywords)
+
+    return cast(_Function, call)
+
+
+def recipe_texts(recipe: Any) -> Iterator[str]:
+    """The paths and other texts of a recipe, in any form that `load_recipe` takes; or of another path.
+
+    Examples
+    --------
+    >>> list(recipe_texts({"source": {"path": "a gap=3.mib", "gap": 4}}))
+    ['a gap=3.mib', 'a gap=3.mib', 'a gap=3', 'a gap=3.mib']
+    """
+    if isinstance(recipe, str | Path):
+        with suppress(RecipeError):
+            yield from _texts(_read_toml(Path(recipe))[0])
+    yield from _texts(dataclasses.asdict(recipe) if isinstance(recipe, Recipe) else recipe)
+
+
+def _texts(part: Any) -> Iterator[str]:
+    yield from path_texts(part)
+    parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+    for inner in parts:
+        yield from _texts(inner)
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any]) -> Recipe:

@@ -35,7 +35,7 @@ from ..evaluation.verdict import evidence as evidence_on
 from ..masks.derivation import apply_mask, correlate, derive_mask
 from ..reading.store import is_store, stored_statistics, write_calibration
 from ..shards.objects import delete_folder, object_size, path_in, put, resolve, writing
-from .recipe_file import Recipe, errors_in_keys
+from .recipe_file import Recipe, says_keys
 from .request import COUNTS, NOTE, RESULTS, Request, depends_on, read_request, results_place, stale_results
 
 VIRTUAL = "detector"  # dim of the detectors that the recipe names
@@ -88,7 +88,7 @@ class RecipeResult:
     evidence: xr.Dataset = field(default_factory=xr.Dataset)
 
 
-@errors_in_keys()
+@says_keys
 def run_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     out: str | Path,

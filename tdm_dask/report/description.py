@@ -295,8 +295,7 @@ def _output(
 ) -> Output:
     shifts = descan_text(counts)
     found = overview(counts.assign_attrs(attributes))
-    lines = [f"{path}: {kind}", *overview_text(found).split("\n"), *findings]
-    lines = [lines[0], *(f"  {line.lstrip()}" for line in lines[1:])]
+    lines = [f"{path}: {kind}", *(f"  {line.lstrip()}" for line in overview_text(found).split("\n"))]
     data: dict[str, Any] = {
         "path": str(path),
         "kind": kind,
@@ -315,9 +314,9 @@ def _output(
     if shifts:
         data["descan"] = _descan(counts)
     if commands:
-        lines += ["To convert it:", *(f"  {command}" for command in commands)]
         data["commands"] = commands
-    return Output("\n".join(lines), data)
+    after = "\n".join(["To convert it:", *(f"  {command}" for command in commands)]) if commands else ""
+    return Output("\n".join(lines), data, findings, after)
 
 
 def _axis(array: xr.DataArray, dim: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import zarr
 
 from ..axes import FINDINGS
 from ..reading.store import read_attributes
-from ..recipe.recipe_file import as_key
+from ..recipe.recipe_file import as_key, recipe_texts
 from ..recipe.run import RecipeResult
 from ..shards.objects import StoreLike, resolve
 from ..words import bytes_text, in_place
@@ -89,7 +89,8 @@ def source_facts(result: RecipeResult) -> Iterator[tuple[str, str]]:
     if crop:
         yield "cropped to", ", ".join(f"{dim} {start}:{stop}" for dim, (start, stop) in crop.items())
     yield "fingerprint of the counts", fingerprint(result.store) or "none: the store has no sums of its counts"
-    found = [in_place(str(text), as_key) for text in result.counts.attrs.get(FINDINGS, ())]
+    kept = list(recipe_texts(result.recipe))
+    found = [in_place(str(text), as_key, kept) for text in result.counts.attrs.get(FINDINGS, ())]
     if found:
         yield "what the checks found", " ".join(found)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ..cluster.progress import Stage
 from ..cluster.schedulers import loss_in_words
-from ..errors import TdmError, sentence
+from ..errors import TdmError
+from ..words import error_in_place, in_python
 from .cancelling import LAST_TASKS_SECONDS, Cancelled, Graphs
 
 State = Literal["waiting", "running", "cancelled", "failed", "done"]
@@ -102,7 +103,7 @@ class JobProgress:
 
 
 def error_in_words(error: BaseException) -> str:
-    """An error of a job in one sentence, those of a lost cluster as well.
+    """An error of a job in one sentence, those of a lost cluster as well; an argument in it is said to be Python's.
 
     Examples
     --------
@@ -110,7 +111,7 @@ def error_in_words(error: BaseException) -> str:
     'ZeroDivisionError: division by zero.'
     """
     loss = None if isinstance(error, TdmError) else loss_in_words(error)
-    return f"{loss}." if loss else sentence(error)
+    return f"{loss}." if loss else error_in_place(error, in_python)
 
 
 class Job:

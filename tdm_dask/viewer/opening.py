@@ -404,7 +404,7 @@ def _calibrated(counts: xr.DataArray, choices: Choices | None, store: str | Path
         return counts
     statistics = stored_statistics(store)
     pattern = None if statistics is None else statistics["pattern_mean"].values
-    with errors_in_keys():
+    with errors_in_keys(store):
         return calibrate(counts, **known, pacbed=pattern)
 
 

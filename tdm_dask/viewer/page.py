@@ -14,6 +14,7 @@ import panel as pn
 import xarray as xr
 
 from ..axes import DETECTOR, SCAN, TEMPLATE, step_of
+from ..words import path_texts
 from .choices import Choices
 from .engine import Engine, Latest, Look
 from .evidence_panel import EvidencePanel
@@ -70,6 +71,7 @@ class Page(Tab):
         theme: str = "light",
     ) -> None:
         super().__init__(engine, choices)
+        self.kept |= {*path_texts(source), *path_texts(out)}
         self.title, self._source = title, source
         self._remember, self._theme = remember, theme
         self._look: Look | None = None
@@ -116,12 +118,12 @@ class Page(Tab):
 
     def _take_look(self, answer: Any) -> None:
         if isinstance(answer, Exception):
-            guarded(self.say, raise_it)(answer)
+            guarded(self.tell, raise_it)(answer)
             self._said_by_look = True  # until there is something to show again
             return
         self._look = answer
         if answer.notes:
-            self.say(" ".join(answer.notes), "note")
+            self.note(*answer.notes)
         elif self._said_by_look:
             self.say("")
         self._said_by_look = bool(answer.notes)
@@ -151,17 +153,17 @@ class Page(Tab):
         self.sites = SitesPanel(self, self.overview, self._kind_changed, self._source)
         self._over_result = self.sites.marks.show_on(self.result)
         self._over_result.visible = False
-        self.region = Region(self.overview, guarded(self.say, self._region_moved))
+        self.region = Region(self.overview, guarded(self.tell, self._region_moved))
         self._detector_circles = self.pattern.circles(
-            "#56B4E9", guarded(self.say, self._detector_dragged), "Drag the detector's edges"
+            "#56B4E9", guarded(self.tell, self._detector_dragged), "Drag the detector's edges"
         )
         self._region_circle = self.mask.circles(
-            "#009E73", guarded(self.say, self._radius_dragged), "Drag the edge of the detector region"
+            "#009E73", guarded(self.tell, self._radius_dragged), "Drag the edge of the detector region"
         )
         for scan in (self.overview, self.result, self.pixel):
-            scan.on_tap(guarded(self.say, self._scan_tapped))
+            scan.on_tap(guarded(self.tell, self._scan_tapped))
         for detector in (self.mask, self.pattern):
-            detector.on_tap(guarded(self.say, self._detector_tapped))
+            detector.on_tap(guarded(self.tell, self._detector_tapped))
 
     def _scan_tapped(self, y: float, x: float) -> None:
         if self.mode.value != "Look":

@@ -185,7 +185,8 @@ def _page(make_page: Callable[[], Any]) -> Any:
     try:
         return make_page()
     except Exception as error:
-        return pn.pane.Str(_told(error))
+        _log(error)
+        return pn.pane.Str(sentence(error))
 
 
 def _listen(port: int | None, **options: Any) -> Any:
@@ -280,13 +281,13 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def guarded(say: Callable[[str], Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback whose errors are said in one sentence, and logged, while the page lives on.
+def guarded(tell: Callable[[Exception], Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback whose errors are told, and logged, while the page lives on.
 
     Parameters
     ----------
-    say : callable
-        Called with the sentence.
+    tell : callable
+        Called with the error.
     function : callable
         What may fail. If it does, None is returned.
 
@@ -296,7 +297,7 @@ def guarded(say: Callable[[str], Any], function: Callable[..., Any]) -> Callable
     >>> half(2)
     0.5
     >>> half(0)
-    ZeroDivisionError: division by zero.
+    division by zero
     """
 
     @wraps(function)
@@ -304,22 +305,28 @@ def guarded(say: Callable[[str], Any], function: Callable[..., Any]) -> Callable
         try:
             return function(*arguments, **keywords)
         except Exception as error:
-            say(_told(error))
+            _log(error)
+            tell(error)
             return None
 
     return safely
 
 
-def say_errors(say: Callable[[str], Any]) -> None:
-    """Have what Panel's callbacks of this tab raise said as :func:`guarded` says it; call it where the page is made."""
+def tell_errors(tell: Callable[[Exception], Any]) -> None:
+    """Have what Panel's callbacks of this tab raise told as :func:`guarded` does; call it where the page is made."""
     import panel as pn
     from panel.io.state import set_curdoc
 
     document = pn.state.curdoc
-    pn.config.exception_handler = lambda error: say(_told(error))
+
+    def handle(error: Exception) -> None:
+        _log(error)
+        tell(error)
+
+    pn.config.exception_handler = handle
 
     def forget(context: Any) -> None:
-        # Panel keeps what is set for a tab as long as its document is there, which `say` may hold.
+        # Panel keeps what is set for a tab as long as its document is there, which `tell` may hold.
         with set_curdoc(document):
             pn.config.exception_handler = None
 
@@ -327,11 +334,9 @@ def say_errors(say: Callable[[str], Any]) -> None:
         document.on_session_destroyed(forget)
 
 
-def _told(error: BaseException) -> str:
-    """An error in a sentence, which is logged; with its traceback where logs of this package are for developers."""
-    said = sentence(error)
-    log.warning("%s", said, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
-    return said
+def _log(error: BaseException) -> None:
+    """Log an error as a sentence; with its traceback where logs of this package are for developers."""
+    log.warning("%s", sentence(error), exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
 
 
 def has_display(environment: Mapping[str, str], platform: str) -> bool:

@@ -13,6 +13,7 @@ import panel as pn
 
 from ..columns.sites import Array, read_sites
 from ..errors import InputError, SiteError
+from ..words import path_texts
 from .choices import Choices, read_toml
 from .maps import MARKERS, ScanMap, Sites
 from .server import guarded
@@ -40,7 +41,7 @@ class SitesPanel:
         self, page: Tab, overview: ScanMap, kind_changed: Callable[[], None], source: str | Path | None
     ) -> None:
         self._page, self._kind_changed, self._source = page, kind_changed, source
-        self.marks = Sites(overview, guarded(page.say, lambda sites: page.choose(sites=sites)))
+        self.marks = Sites(overview, guarded(page.tell, lambda sites: page.choose(sites=sites)))
         w, wide = pn.widgets, {"sizing_mode": "stretch_width"}
         self.kind = w.Select(label="Kind of column", options=[], **wide)
         self.legend = pn.pane.HTML("", margin=(0, 10), **wide)
@@ -156,6 +157,7 @@ class SitesPanel:
         if not content:
             return
         name = str(self.file.filename)
+        self._page.kept |= {*path_texts(name)}
         suffix = Path(name).suffix.lower()
         if suffix == ".toml":
             found = self._page.engine.fitted(read_toml(content, name, self._source or "counts"))
@@ -197,6 +199,6 @@ class SitesPanel:
 
         def taken(found: tuple[Choices, str]) -> None:
             self._page.choose(sites=found[0].sites, cell=found[0].cell)
-            self._page.say(found[1], "note")
+            self._page.note(found[1])
 
         self._page.work("Laying the crystal over the image", register, taken)

@@ -11,10 +11,10 @@ from typing import Any
 import panel as pn
 import xarray as xr
 
-from ..words import Argument, in_place
+from ..words import Argument, error_in_place, in_place, in_python
 from .choices import Choices
 from .engine import Engine, Latest, Look
-from .server import guarded, say_errors
+from .server import guarded, tell_errors
 
 MESSAGES = """
 [role=alert] { margin: 8px 0 0; padding: 8px 12px; border-radius: 6px; }
@@ -43,7 +43,9 @@ class Tab(ABC):
         self._working: list[str] = []
         # By the argument that they set; panels add theirs.
         self.controls: dict[str, Any] = {}
-        say_errors(self.say)
+        # Texts that stay as they are in whatever is said: paths that the user named.
+        self.kept: set[str] = set()
+        tell_errors(self.tell)
 
     @abstractmethod
     def take(self, choices: Choices) -> None:
@@ -86,7 +88,7 @@ class Tab(ABC):
         def finish() -> None:
             self._working.remove(request[0])
             self._show_busy()
-            guarded(self.say, raise_it if isinstance(answer, Exception) else request[2])(answer)
+            guarded(self.tell, raise_it if isinstance(answer, Exception) else request[2])(answer)
 
         self.later(finish)
 
@@ -97,7 +99,7 @@ class Tab(ABC):
         """Call a function in the page's own thread."""
         if self._closed:
             return
-        safe = guarded(self.say, function)
+        safe = guarded(self.tell, function)
         if self._doc is None:
             safe()
         else:
@@ -128,13 +130,21 @@ class Tab(ABC):
     def say(self, sentence: str, kind: str = "error") -> None:
         """Say something at the top of the page; nothing takes it away."""
         self._said_by_look = False
-        said = html.escape(in_place(sentence, self._by_label))
+        said = html.escape(sentence)
         self.message.object = f'<div role="alert" class="{kind}">{said}</div>' if sentence else ""
+
+    def tell(self, error: Exception) -> None:
+        """Say what an error has to say, in the words of the page."""
+        self.say(error_in_place(error, self._by_label, self.kept))
+
+    def note(self, *sentences: str) -> None:
+        """Say what calculations note, in the words of the page."""
+        self.say(" ".join(in_place(sentence, self._by_label, self.kept) for sentence in sentences), "note")
 
     def _by_label(self, argument: Argument) -> str | None:
         """An argument in a sentence by the label of its control; what has none here is said to be Python's."""
         if argument.name not in self.controls:
-            return f"{argument.text} (in Python)" if "=" in argument.text else None
+            return in_python(argument)
         label = self.controls[argument.name].label.split(" (")[0]  # without its unit
         return f'"{label}"' if argument.value is ... else f'"{label}" {argument.value}'
 

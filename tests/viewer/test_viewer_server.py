@@ -22,10 +22,10 @@ import pytest
 from browser import chromium, visit
 
 from tdm_dask.cli import main
-from tdm_dask.errors import InputError, MaskError
+from tdm_dask.errors import InputError, MaskError, sentence
 from tdm_dask.viewer import opening, server
 from tdm_dask.viewer.gate import host_of
-from tdm_dask.viewer.server import Address, guarded, say_errors, serve
+from tdm_dask.viewer.server import Address, guarded, serve, tell_errors
 
 pn = pytest.importorskip("panel")
 
@@ -50,18 +50,18 @@ def make_page():
     """A page with a slider, a button whose callback fails, and one that fails outside of Panel's callbacks."""
     said = pn.pane.Str("")
 
-    def say(sentence):
-        said.object = sentence
+    def tell(error):
+        said.object = sentence(error)
 
     def fail(event):
         raise MaskError("The mask is not finite; derive it again.")
 
-    say_errors(say)
+    tell_errors(tell)
     slider = pn.widgets.IntSlider(name="sigma", start=0, end=10)
     button = pn.widgets.Button(name="fail")
     button.on_click(fail)
     other = pn.widgets.Button(name="divide")
-    other.on_click(guarded(say, lambda event: 1 / 0))
+    other.on_click(guarded(tell, lambda event: 1 / 0))
     return pn.Column(slider, pn.bind(lambda value: f"value {value}", slider), button, other, said)
 
 
@@ -287,10 +287,10 @@ def test_what_a_tab_holds_goes_with_it(monkeypatch):
         def __init__(self):
             self.document = pn.state.curdoc
             self.message = pn.pane.Str("")
-            say_errors(self.say)
+            tell_errors(self.tell)
 
-        def say(self, sentence):
-            self.message.object = sentence
+        def tell(self, error):
+            self.message.object = sentence(error)
 
     def page():
         tab = Tab()
