@@ -228,11 +228,12 @@ def shifted_moments(
     padded = _padded(weights)
     sums = np.empty((padded.shape[1], PITCH))
     for j in range(0, block.shape[1], TILE):
-        tile = slice(j, min(j + TILE, block.shape[1]))
+        stop = min(j + TILE, block.shape[1])
         sums[:] = 0
-        _add_tile(block, j, padded, shift[tile], total[tile], squares[tile], sums)
+        _add_tile(block, j, padded, shift[j:stop], total[j:stop], squares[j:stop], sums)
         for t in range(len(cross)):
-            cross[t, tile] += sums[t, : tile.stop - j]
+            for k in range(j, stop):
+                cross[t, k] += sums[t, k - j]
 
 
 def variance_from_sums(n: int, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
