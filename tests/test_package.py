@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask import renamed
+from tdm_dask.sources.vendor import Request
 
 PACKAGE = Path(tdm.__file__).parent
 MOST_AT_THE_ROOT = 10
@@ -48,6 +55,64 @@ def test_no_module_hides_a_public_function():
     """Importing a submodule sets an attribute of the package, which would take the function's place."""
     inside = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert not inside & (set(tdm.__all__) - {"errors", "hyperspy"})
+
+
+# Names that lead to no module: a group of entry points, a key of dask's configuration.
+NO_MODULES = {"tdm_dask.formats", "tdm_dask.cores"}
+FILES = (".html", ".toml", ".csv", ".ipynb", ".py")
+# What variables are called as well as rooms are: `counts.nbytes`, `request.path`.
+VARIABLES = {"counts": dir(xr.DataArray), "request": list(Request.__annotations__)}
+ROOMS = {part.removesuffix(".py") for file in PACKAGE.rglob("*.py") for part in file.relative_to(PACKAGE).parts}
+
+
+def references(module: Path) -> Iterator[str]:
+    """Dotted names of this package in the texts and comments of a module, such as `wing.module.name`."""
+    with tokenize.open(module) as source:
+        kinds = (tokenize.COMMENT, tokenize.STRING)
+        said = [token.string for token in tokenize.generate_tokens(source.readline) if token.type in kinds]
+    for text in said:
+        names = set(re.findall(r"\btdm_dask(?:\.[A-Za-z_]\w*)+", text)) - NO_MODULES
+        for name in re.findall(r"`([a-z_]+(?:\.[A-Za-z_]\w*)+)`", text):
+            first, second = name.split(".")[:2]
+            if first in ROOMS and second not in VARIABLES.get(first, ()):
+                names.add(f"tdm_dask.{name}")
+        yield from (name for name in names if not name.endswith(FILES))
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name leads to something, by names that are no old ones."""
+    found: Any = tdm
+    folder = PACKAGE
+    for part in name.split(".")[1:]:
+        folder = folder / part
+        is_room = folder.is_dir() or folder.with_suffix(".py").is_file()
+        try:
+            found = importlib.import_module(f"{found.__name__}.{part}") if is_room else getattr(found, part)
+        except (AttributeError, renamed.RenamedWarning):
+            return False
+    return not str(found.__doc__).startswith("Moved to ")  # as a module of old, which has no file
+
+
+@pytest.mark.filterwarnings("error::tdm_dask.renamed.RenamedWarning")
+@pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_texts_and_comments_refer_to_is_there(module):
+    assert [name for name in references(module) if not is_there(name)] == []
+
+
+@pytest.mark.filterwarnings("error::tdm_dask.renamed.RenamedWarning")
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("tdm_dask.passes.graphs.moments", True),
+        ("tdm_dask.passes.moments", False),
+        ("tdm_dask.plan.plan_recipe", False),
+        ("tdm_dask.cluster.scheduler", False),
+        ("tdm_dask.thinning", False),
+        ("tdm_dask.scheduler", True),
+    ],
+)
+def test_a_reference_by_an_old_place_is_found_out(name, there):
+    assert is_there(name) is there
 
 
 def test_importing_the_package_loads_nothing_beyond_xarray():

@@ -86,7 +86,7 @@ class Spectrum:
 
 
 def spectrum(image: xr.DataArray, used: npt.NDArray[np.bool_] | None = None) -> Spectrum:
-    """Spectrum of an image (y, x) from `columns.scan_image`, under a Hann window over what is used of it."""
+    """Spectrum of an image (y, x) from `columns.finding.scan_image`, under a Hann window over what is used of it."""
     values = np.asarray(image.values, np.float64)
     y, x = (np.asarray(image.coords[dim].values, np.float64) for dim in SCAN)
     window = np.ones_like(values)

@@ -86,7 +86,7 @@ def stored_moments(counts: xr.DataArray) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def statistics_dataset(values: dict[str, Any], counts: xr.DataArray, scan_region: str) -> xr.Dataset:
-    """The results of `reductions.moments` that have no template, labelled like the counts' detector."""
+    """The results of `passes.graphs.moments` that have no template, labelled like the counts' detector."""
     coords = detector_coords(counts)
     data = {
         "n": ((), values["n"], {"long_name": "probe positions used", "units": "1"}),

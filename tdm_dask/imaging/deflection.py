@@ -17,7 +17,7 @@ from ..masks.derivation import apply_mask
 COMPONENT = "component"
 Background = Literal["none", "mean", "plane"]
 
-# How the detector lies against the scan, as `calibration.detector_to_scan` reads it.
+# How the detector lies against the scan, as `detector.calibration.detector_to_scan` reads it.
 DIRECTION = ("rotation_deg", "transpose", "flip")
 
 
@@ -34,7 +34,7 @@ def centre_of_mass(
 
     .. math:: c_i = A \frac{\sum_j w_j \, (k_y, k_x)_j \, d_{ij}}{\sum_j w_j \, d_{ij}}
 
-    with the matrix A of `calibration.detector_to_scan`. The three sums are three masks of one pass.
+    with the matrix A of `detector.calibration.detector_to_scan`. The three sums are three masks of one pass.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def correlate(
 def labelled_correlations(
     values: dict[str, Any], counts: xr.DataArray, template: xr.DataArray, used: np.ndarray | None, weights: np.ndarray
 ) -> xr.Dataset:
-    """What `correlate` returns, from the results of `passes.moments` over the probe positions used."""
+    """What `correlate` returns, from the results of `passes.graphs.moments` over the probe positions used."""
     dataset = statistics_dataset(values, counts, scan_region_text(used, counts.shape[:2]))
     rho = xr.DataArray(
         values["rho"], dims=(TEMPLATE, *DETECTOR), attrs={"long_name": "Pearson correlation", "units": "1"}
@@ -285,7 +285,7 @@ def apply_mask(counts: xr.DataArray, mask: xr.DataArray, *, normalisation: Norma
 
 
 def masks_for_pass(counts: xr.DataArray, mask: xr.DataArray, normalisation: Normalisation) -> Any:
-    """Masks as `passes.images` takes them, lazy where the mask is, or an error that says what is wrong with it."""
+    """Masks as `passes.graphs.images` takes them, lazy where the mask is, or an error that says what is wrong."""
     if not isinstance(mask, xr.DataArray) or not set(DETECTOR) <= set(mask.dims) <= {TEMPLATE, *DETECTOR}:
         dims = tuple(mask.dims) if isinstance(mask, xr.DataArray) else type(mask).__name__
         raise MaskError(f"The mask has dims {dims}; expected ([template,] ky, kx).")

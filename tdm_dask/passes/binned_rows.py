@@ -98,7 +98,7 @@ def pattern_sums(
     chosen : ndarray of bool, shape (nky, nkx)
         The pixels that are summed.
     used, pixels, shifts
-        As in `passes.moments`; `pixels` are those whose statistics are wanted.
+        As in `passes.graphs.moments`; `pixels` are those whose statistics are wanted.
     statistics : bool
         Whether they are. Without, the chosen pixels alone are read.
 
@@ -268,7 +268,7 @@ def binned_matrix(
     array : ndarray or dask array, shape (ny, nx, nky, nkx)
     bins : Bins or Delayed of Bins
     used, pixels, shifts
-        As in `passes.moments`; `pixels` are those that have a column.
+        As in `passes.graphs.moments`; `pixels` are those that have a column.
     row_sizes, column_sizes : ndarray of int
         Probe positions and pixels that share each row and column.
 

@@ -56,7 +56,7 @@ def block_moments(
     templates : Templates or Delayed of Templates
         As made by `prepare_templates`; they are standardised over all probe positions used.
     used, shifts
-        As in `passes.moments`.
+        As in `passes.graphs.moments`.
     pixels : ndarray of bool, shape (nky, nkx)
     edges : (tuple of int, tuple of int)
         Where the blocks begin and end along y and x.
@@ -64,8 +64,8 @@ def block_moments(
     Returns
     -------
     Delayed
-        `ridge_solver.SecondMoments` by block (number along y, number along x), in order; blocks without probe positions
-        that are used are left out.
+        `kernels.ridge_solver.SecondMoments` by block (number along y, number along x), in order; blocks without probe
+        positions that are used are left out.
 
     Raises
     ------

@@ -232,14 +232,14 @@ def gram(
     Parameters
     ----------
     array, used, templates, n_templates, shifts
-        As in `passes.moments`.
+        As in `passes.graphs.moments`.
     pixels : ndarray of bool, shape (nky, nkx), optional
         The q pixels of the matrix, in the order of `numpy.flatnonzero`. All by default.
 
     Returns
     -------
     dict
-        "correlation" (q, q), "n", "mean", "std" and, with templates, "rho", as `passes.moments` gives them.
+        "correlation" (q, q), "n", "mean", "std" and, with templates, "rho", as `passes.graphs.moments` gives them.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def normal_product(
     Parameters
     ----------
     array, used, shifts
-        As in `passes.moments`.
+        As in `passes.graphs.moments`.
     masks : Masks or Delayed of Masks
         As made by `prepare_masks`; weights outside `pixels` are 0.
     n_masks : int
@@ -326,8 +326,8 @@ def normal_product(
     -------
     dict
         "product" (n_masks, nky, nkx), "gram" (n_masks, n_masks), the mean products :math:`Y^T Y / n` of the images,
-        and "n", "mean" and "std" as `passes.moments` gives them: NumPy arrays if `array` is one, else dask arrays
-        that share one pass.
+        and "n", "mean" and "std" as `passes.graphs.moments` gives them: NumPy arrays if `array` is one, else dask
+        arrays that share one pass.
 
     Raises
     ------

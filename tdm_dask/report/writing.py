@@ -41,14 +41,14 @@ class Report:
 def write_report(result: RecipeResult, plan: Plan | None = None, *, notebook: bool = False) -> Report:
     """Draw the figures of a recipe's results, and write `report.html` and `cross_talk.csv` beside them.
 
-    Reads none of the counts; a file of at most 256 MiB that was converted is read again for its SHA-256.
+    Reads none of the counts, nor the file that was converted: its facts are in the store.
 
     Parameters
     ----------
     result : RecipeResult
         From :func:`tdm_dask.run_recipe`.
     plan : Plan, optional
-        What was expected of the run, to be shown beside what it took: from :func:`tdm_dask.plan.plan_recipe`.
+        What was expected of the run, to be shown beside what it took: from :func:`tdm_dask.recipe.plan.plan_recipe`.
     notebook : bool, default False
         Whether to write `report.ipynb` as well: the same text, and cells that open the results and draw every figure.
         Needs the package nbformat.
