@@ -387,7 +387,8 @@ class Page(Tab):
             card(self.evidence.panel()),
             **wide,
         )  # fmt: skip
-        page = _Template(_skeleton())
+        theme = pn.theme.DarkTheme if self._theme == "dark" else pn.theme.DefaultTheme
+        page = _Template(_skeleton(), design=pn.theme.Native, theme=theme)
         page.add_variable("title", self.title)
         page.add_variable("facts", self._facts())
         page.add_variable("theme", self._theme)

@@ -15,26 +15,6 @@ from tdm_dask.report.writing import write_report
 SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 CONTRAST = 4.5  # of text against what is behind it: WCAG 2.2, level AA
 
-# Text against its background, for every element that has text of its own; luminance as in WCAG.
-CONTRASTS = """() => {
-  const channels = c => c.match(/[\\d.]+/g).map(Number);
-  const luminance = c => channels(c).slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-  const behind = e => {
-    for (; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor, parts = channels(colour);
-      if (parts.length < 4 || parts[3] > 0) return colour;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  return [...document.body.querySelectorAll("*")]
-    .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
-    .map(e => {
-      const [a, b] = [luminance(getComputedStyle(e).color), luminance(behind(e))].sort((x, y) => y - x);
-      return [e.tagName + ": " + e.textContent.trim().slice(0, 40), (a + 0.05) / (b + 0.05)];
-    });
-}"""
 IMAGES = "() => [...document.images].map(i => [i.alt, i.complete && i.naturalWidth, i.clientWidth / i.clientHeight, "
 IMAGES += "i.naturalWidth / i.naturalHeight])"
 # What reaches beyond the window without standing in a box of its own that scrolls.
@@ -111,7 +91,7 @@ def test_tables_have_heads_and_captions_that_are_read_out(seen):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(page, browser, scheme):
     with visit(page, browser=browser, colour_scheme=scheme) as seen:
-        found = seen.page.evaluate(CONTRASTS)
+        found = seen.contrasts()
         behind = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert len(found) > 100
     assert {what: ratio for what, ratio in found if ratio < CONTRAST} == {}

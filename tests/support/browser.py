@@ -27,6 +27,31 @@ HERE = {"127.0.0.1", "localhost", "::1"}
 # No name but this machine's is resolved: what a page asks for elsewhere fails, and is seen to.
 ARGUMENTS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"]
 
+# Text against its background, for every element that has text of its own and can be used; luminance as in WCAG. Widgets
+# lie in trees of their own (shadow roots) within the page's.
+CONTRASTS = """() => {
+  const channels = c => c.match(/[\\d.]+/g).map(Number);
+  const luminance = c => channels(c).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+  const behind = e => {
+    for (; e; e = e.assignedSlot || e.parentElement || e.getRootNode().host) {
+      const colour = getComputedStyle(e).backgroundColor, parts = channels(colour);
+      if (parts.length < 4 || parts[3] > 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const every = root => [...root.querySelectorAll("*")].flatMap(e => [e, ...(e.shadowRoot ? every(e.shadowRoot) : [])]);
+  return every(document.body)
+    .filter(e => !["SCRIPT", "STYLE"].includes(e.tagName) && !e.closest("[disabled]"))
+    .filter(e => e.getClientRects().length || e.tagName === "OPTION")
+    .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+    .map(e => {
+      const [a, b] = [luminance(getComputedStyle(e).color), luminance(behind(e))].sort((x, y) => y - x);
+      return [e.tagName + ": " + e.textContent.trim().slice(0, 40), (a + 0.05) / (b + 0.05)];
+    });
+}"""
+
 
 @dataclass
 class Seen:
@@ -45,6 +70,10 @@ class Seen:
     def elsewhere(self) -> list[str]:
         """Addresses that are not of this machine."""
         return [url for url in self.requests if not _is_here(url)]
+
+    def contrasts(self) -> list[tuple[str, float]]:
+        """Each text of the page, and its contrast with what is behind it, from 1 to 21 (WCAG 2.2)."""
+        return [(text, ratio) for text, ratio in self.page.evaluate(CONTRASTS)]
 
     def overflow(self) -> float:
         """Pixels by which the page is wider than its window."""

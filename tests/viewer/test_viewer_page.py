@@ -45,6 +45,23 @@ def driver(store, tmp_path) -> Iterator[Driver]:
         assert seen.elsewhere() == []
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_is_written_can_be_read(driver, theme):
+    """Whatever styles Panel brings to a page with a skeleton of its own: not all of its releases bring the same."""
+    if theme == "dark":
+        driver.button("Dark").click()
+        driver.page.wait_for_selector("text=Light")
+        driver.page.wait_for_selector("text=Find columns")
+    driver.resting_box("overview")
+    found = driver.seen.contrasts()
+    assert {"BUTTON: Confirm on the full data", "STRONG: Mask: place sites first"} <= {text for text, _ in found}
+    assert {text: ratio for text, ratio in found if ratio < 4.5} == {}
+    field, behind = driver.page.get_by_placeholder("name, such as Li").evaluate(
+        "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+    )
+    assert field != behind
+
+
 def test_sites_sigma_mask_image_and_recipe(driver, store, tmp_path):
     page = driver.page
     page.get_by_placeholder("name, such as Li").fill("Li")
