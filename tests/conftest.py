@@ -10,15 +10,25 @@ import simulated_scans
 from conversions import SHAPE
 from small_stores import converted, poisson, raw_file
 
-import tdm_dask
 from tdm_dask.recipe.run import run_recipe
 
+# What takes longest by file, to begin with: a file goes to one process, and the last ones should be short.
+FIRST = (
+    "test_readme.py", "test_kernels.py", "test_store.py", "test_plot.py", "test_ridge_physics.py", "test_cli.py",
+    "test_workflow_tour.py", "test_viewer_page.py", "test_package.py", "test_reduction.py", "test_promises.py", "test_report_page.py",
+)  # fmt: skip
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+DEMO = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "demo.toml"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests on an archive beside the project are long; the scans that are simulated here are tested always."""
+    """Tests on an archive beside the project are long; the scans that are simulated here are tested always.
+
+    Files that take longest come first.
+    """
+    rank = {name: n for n, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
     for item in items:
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if any(value in simulated_scans.ARCHIVES for value in params if isinstance(value, str)):
@@ -57,8 +67,7 @@ def simulated(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """The results of the recipe that comes with the package, which are not to be changed."""
-    recipe = Path(tdm_dask.__file__).parent / "data" / "demo.toml"
-    return run_recipe(recipe, tmp_path_factory.mktemp("demo") / "demo")
+    return run_recipe(DEMO, tmp_path_factory.mktemp("demo") / "demo")
 
 
 @pytest.fixture(scope="session")
