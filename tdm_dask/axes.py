@@ -59,6 +59,10 @@ _UNITS: dict[str, dict[str, float]] = {
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*")
 
 
+# Of electrons that go through a specimen, in eV: a smaller number was meant in keV.
+LOWEST_ENERGY = 1000.0
+
+
 def quantity(value: Any, unit: str, what: str, *, positive: bool = True) -> float:
     """A number or a string with a unit, as a float in `unit`.
 
@@ -76,7 +80,8 @@ def quantity(value: Any, unit: str, what: str, *, positive: bool = True) -> floa
     Raises
     ------
     UnitError
-        If the text is not a number with a unit of that kind, or not finite, or not positive.
+        If the text is not a number with a unit of that kind, or not finite, or not positive, or an energy of less than
+        1 keV.
 
     Examples
     --------
@@ -100,6 +105,8 @@ def quantity(value: Any, unit: str, what: str, *, positive: bool = True) -> floa
     if not np.isfinite(result) or (positive and result <= 0):
         kind = "positive, finite" if positive else "finite"
         raise UnitError(f"{what} is {value!r}; expected a {kind} number in {unit}.")
+    if unit == "eV" and result < LOWEST_ENERGY:
+        raise UnitError(f'{what} is {result:g} eV; expected at least {LOWEST_ENERGY:g} eV, as in "{result:g} keV".')
     return result
 
 
@@ -152,7 +159,7 @@ def label_counts(
     Raises
     ------
     CountsError
-        If the data does not have four dimensions.
+        If the data is no array of four dimensions.
 
     Examples
     --------
@@ -160,6 +167,8 @@ def label_counts(
     >>> counts.dims, counts.kx.attrs["units"]
     (('y', 'x', 'ky', 'kx'), 'px')
     """
+    if not hasattr(data, "ndim") or not hasattr(data, "dtype"):
+        raise CountsError(f"The data is a {type(data).__name__}; expected a NumPy or dask array (ny, nx, nky, nkx).")
     if data.ndim != 4:
         raise CountsError(f"The data has {data.ndim} dimensions; counts have four: (y, x, ky, kx).")
     all_coords = {dim: axis_coordinate(dim, size) for dim, size in zip(DIMS, data.shape, strict=True)}

@@ -12,6 +12,7 @@ import xarray as xr
 
 import tdm_dask as tdm
 from tdm_dask.axes import axis_coordinate
+from tdm_dask.errors import CountsError
 
 CELL = (3.0, 3.0)
 SITES = {
@@ -303,3 +304,9 @@ def test_results_carry_their_name_and_unit(name, counts, tmp_path):
     arrays = arrays_of(CASES[name](counts, tmp_path))
     assert arrays
     assert not sorted({complaint for array in arrays for complaint in complaints(array)})
+
+
+@pytest.mark.parametrize("data", [[[1, 2], [3, 4]], None, "counts", 3])
+def test_what_is_no_array_is_refused(data):
+    with pytest.raises(CountsError, match=f"a {type(data).__name__}; expected a NumPy or dask array"):
+        tdm.label_counts(data)

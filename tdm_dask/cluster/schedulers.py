@@ -434,10 +434,28 @@ def _client(cluster: Any) -> Iterator[Any]:
         yield client
 
 
+def _require_guarded_script() -> None:
+    """Raise where worker processes would run the user's script again, start workers in it, and so on without an end."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None) is not None:  # typed in, or a module that was run
+        return
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    if not any(word in text for word in ("__name__", "parent_process", "current_process")):
+        raise InputError(
+            f"Worker processes run {Path(path).name} again from its beginning, and would start workers in turn; put "
+            'what it does under a line if __name__ == "__main__":.'
+        )
+
+
 @contextmanager
 def _local_cluster(where: _Where) -> Iterator[Any]:
     from distributed import LocalCluster
 
+    _require_guarded_script()
     # The thread that starts worker processes hands on to them what it blocks: Ctrl-C is for this process alone.
     with _blocked_interrupt():
         cluster = LocalCluster(

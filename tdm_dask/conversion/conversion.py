@@ -41,7 +41,7 @@ from ..passes.reductions import State
 from ..reading import store as stores
 from ..reading.blocks import Crop, InMemory, Shards, ZarrArray
 from ..reading.lazy import source_of
-from ..reading.store import SIDECARS
+from ..reading.store import SIDECARS, is_store
 from ..reading.tasks import DataNode
 from ..reading.thinned import Thinned
 from ..shards.codec import COMPRESSIONS
@@ -162,14 +162,14 @@ def convert(
     layout |= trim
     given = {name: value for name, value in (layout | {"format": format}).items() if value is not None}
     metadata: dict[str, Any] = {}
-    if not isinstance(source, xr.DataArray) and "://" in os.fspath(source):
+    if not isinstance(source, xr.DataArray) and ("://" in os.fspath(source) or (format is None and is_store(source))):
         source = stores.open_store(source)
     paths: tuple[str, ...] = ()
     if isinstance(source, xr.DataArray):
         if given:
             name, value = min(given.items(), key=lambda one: one[0])
             said = repr(value) if isinstance(value, str | int | float | tuple | list) else "..."
-            raise InputError(f"{name}={said} describes a file, but labelled counts were given; leave it out.")
+            raise InputError(f"{name}={said} describes a file, but counts or a store were given; leave it out.")
         counts = check_counts(source)
         name = str(source.attrs.get("source", "counts in memory"))
         known = [found for found in source.attrs.get(FINDINGS, ()) if found not in missing_calibration(source)]
@@ -227,6 +227,8 @@ def convert(
     )
     backend = resolve(store, read_only=False)
     with writing(name_of(store)):
+        if any(_lies_in(path, backend) for path in paths):
+            raise StoreError(f"{name_of(store)} is where the counts themselves come from; convert to another path.")
         if not _prepare(backend, counts.data, name_of(store), attributes, resume, overwrite):
             _write(backend, counts, paths, attributes)
     return stores.open_store(backend if isinstance(store, Store) else store)
@@ -385,6 +387,10 @@ def _same_place(first: Store, second: Store) -> bool:
     if isinstance(first, LocalStore) and isinstance(second, LocalStore):
         return Path(first.root).resolve() == Path(second.root).resolve()
     return first == second
+
+
+def _lies_in(path: str, store: Store) -> bool:
+    return isinstance(store, LocalStore) and Path(path).resolve().is_relative_to(Path(store.root).resolve())
 
 
 def _write(backend: Store, counts: xr.DataArray, paths: tuple[str, ...], attributes: dict[str, Any]) -> None:

@@ -111,6 +111,7 @@ class GrowingFile:
                 f"{path} does not hold its patterns one after the other at equal distances in one file, so it cannot "
                 "be read while it grows; open it when it is complete."
             )
+        frames.let_grow()
         self._frames = frames
         whole = opened.drop_vars(VALID_PATTERNS, errors="ignore")
         self.counts = whole.copy(data=as_dask(self._source))

@@ -25,7 +25,18 @@ from ..errors import ReductionError, in_words
 from ..reading.blocks import Block, Window
 from ..reading.memory import Buffers
 from .graphs import plan_pass
-from .own_results import Form, OwnReduction, arrays_of, as_array, by_name, called, kind_of, name_of, wrong_shape
+from .own_results import (
+    Form,
+    OwnReduction,
+    arrays_of,
+    as_array,
+    by_name,
+    called,
+    kind_of,
+    name_of,
+    state_copied,
+    wrong_shape,
+)
 from .reductions import State, used_rows
 from .second_moments import unsplit_detector
 from .whole_patterns import Whole
@@ -126,7 +137,7 @@ class OwnReductions:
         part = (window[0].stop - window[0].start, window[1].stop - window[1].start)
         shapes = {"scan": part, "detector": self.detector, "other": None}
         # A copy, for it may be an attribute of the reduction, which other tasks start from as well.
-        states = [copy.deepcopy(called(r, "start", shapes[kind_of(r)])) for r in self.reductions]
+        states = [state_copied(r, called(r, "start", shapes[kind_of(r)])) for r in self.reductions]
         return {"states": states, "window": window, "whole": Whole(self.detector, self.pixels), "zeroed": Buffers()}
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: None) -> None:
@@ -185,7 +196,8 @@ class OwnReductions:
                 continue
             # Either may become a part of what is merged, and be changed with it by the next merge.
             own, others = (
-                of if isinstance(state, Merged) else copy.deepcopy(of) for state, of in ((first, one), (second, other))
+                of if isinstance(state, Merged) else state_copied(reduction, of)
+                for state, of in ((first, one), (second, other))
             )
             states.append(called(reduction, "merge", own, others))
         return Merged(states=states)
@@ -193,7 +205,9 @@ class OwnReductions:
     def finished(self, state: State, n: int) -> dict[str, np.ndarray]:
         """Arrays of a reduction by name, of what all tasks merged to."""
         form = self.forms[n]
-        found = arrays_of(self.reductions[n], copy.deepcopy(state["states"][n]), form, self.detector)
+        found = arrays_of(
+            self.reductions[n], state_copied(self.reductions[n], state["states"][n]), form, self.detector
+        )
         if form.kind == "detector" and self.pixels is not None:
             for name, values in found.items():
                 found[name] = np.where(self.pixels, values, np.asarray(form.fills[name], values.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -69,6 +70,17 @@ def called(reduction: OwnReduction, method: str, *arguments: Any) -> Any:
     if given is None and method in ("add", "merge"):
         raise ReductionError(f'{name_of(reduction)}.{method} gave nothing; end it with "return" and the state.')
     return given
+
+
+def state_copied(reduction: OwnReduction, state: Any) -> Any:
+    """A copy of a state, which another task may need as it is."""
+    try:
+        return copy.deepcopy(state)
+    except Exception as error:
+        raise ReductionError(
+            f"{name_of(reduction)} has a state that cannot be copied ({in_words(error)}); keep arrays, numbers, and "
+            "lists or dicts of them."
+        ) from error
 
 
 def arrays_of(reduction: OwnReduction, state: Any, form: Form, last: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from dask.base import tokenize
@@ -245,6 +245,18 @@ class RawFrames(Frames):
     frame_stride: int | None = None
     line_stride: int | None = None
 
+    def __post_init__(self) -> None:
+        # Now, and with the rest to workers; no field, for the file as it is at any time tells sources apart.
+        _ = self._opened
+
+    @cached_property
+    def _opened(self) -> tuple[int, int] | None:
+        return _state_of(self.path)
+
+    def let_grow(self) -> None:
+        """From now on the file may change: it is being written."""
+        self.__dict__["_opened"] = None
+
     @cached_property
     def dtype(self) -> np.dtype:  # type: ignore[override]
         return np.dtype(self.file_dtype).newbyteorder("=")
@@ -261,10 +273,12 @@ class RawFrames(Frames):
         stop = start + line * (lines - 1) + span
         together = line == columns * stride
         pieces = [(start, stop)] if together else [(n, n + span) for n in range(start, stop, line)]
-        with open(self.path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        with self._reopened() as file:
+            size, _ = found = _state_of(file.fileno())
             if size < stop:
                 raise self._ended(size, stop)
+            if self._opened not in (None, found):
+                raise SourceError(f"{self.path} has changed since it was opened; open the scan again.")
             pitch = line
             data = mapped(file.fileno(), start, stop, pieces)
             if data is None:
@@ -275,6 +289,12 @@ class RawFrames(Frames):
         return np.ndarray(
             (lines, columns, nky, nkx), self.file_dtype, data.data, strides=(pitch, stride, nkx * item, item)
         )
+
+    def _reopened(self) -> IO[bytes]:
+        try:
+            return open(self.path, "rb", buffering=0)
+        except OSError as error:
+            raise SourceError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
 
     def _fill(self, descriptor: int, buffer: np.ndarray, position: int) -> None:
         done = 0
@@ -289,6 +309,15 @@ class RawFrames(Frames):
             f"{self.path} ended at byte {size} while byte {needed} was being read; the file became shorter since it "
             "was opened: copy it again."
         )
+
+
+def _state_of(file: str | int) -> tuple[int, int]:
+    """Size and time of change of a file, in bytes and nanoseconds; none of one that is not there."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, eq=False)

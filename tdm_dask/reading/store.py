@@ -85,6 +85,15 @@ def read_attributes(store: Store) -> dict[str, Any] | None:
     return dict(attributes) if isinstance(attributes, dict) else None
 
 
+def is_image(path: Path) -> bool:
+    """Whether a folder is a zarr group as an image is written to, and holds no counts."""
+    try:
+        top = json.loads((path / "zarr.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return top.get("node_type") == "group" and KEY not in top.get("attributes", {}) and not (path / COUNTS).exists()
+
+
 def is_complete(store: StoreLike) -> bool:
     """Whether there is a store of this package whose conversion has finished."""
     found = read_attributes(resolve(store))
@@ -137,6 +146,7 @@ def open_store(store: StoreLike) -> xr.DataArray:
     coords: dict[str, Any] = {}
     for dim, size in zip(DIMS, array.shape, strict=True):
         stored = _read_variable(group, dim)
+        _check_axis(name_of(store), dim, size, stored, written_here=bool(attributes))
         coords[dim] = axis_coordinate(dim, size) if stored is None else stored
     for name in (VALID_PIXELS, VALID_PATTERNS):
         flags = _read_variable(group, name)
@@ -152,6 +162,19 @@ def open_store(store: StoreLike) -> xr.DataArray:
     counts = label_counts(as_dask(source), coords, facts)
     findings = [*_findings(attributes), *missing_calibration(counts)]
     return counts.assign_attrs({FINDINGS: findings}) if findings else counts
+
+
+def _check_axis(store: str, dim: str, size: int, axis: xr.Variable | None, *, written_here: bool) -> None:
+    """Raise where a store has lost an axis: what zarr does not find of an array, it reads as zeros."""
+    if axis is None:
+        lost = written_here
+    else:
+        lost = axis.shape != (size,) or (size > 1 and not np.diff(axis.values.astype(np.float64)).all())
+    if lost:
+        raise StoreError(
+            f"The axis {dim} of {store} is missing or not of {size} different values, as where a part of the store is "
+            "lost; copy it again, or convert its source again with overwrite=True."
+        )
 
 
 def source_name(attributes: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..axes import SCAN, step_of, unit_of
 from ..errors import InputError
+from ..reading.store import is_image
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".zarr")
 
@@ -32,6 +33,8 @@ def check_image_path(path: str | Path, overwrite: bool = False) -> Path:
         raise InputError(f"The folder {path.parent} does not exist; make it first.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; give another name, or overwrite=True to replace it.")
+    if path.is_dir() and not is_image(path):
+        raise InputError(f"{path} is a folder that holds no image; give another name, for all in it would be lost.")
     return path
 
 

@@ -297,3 +297,19 @@ def test_a_finished_run_computes_nothing(clean):
     with dask.config.set(scheduler=refuse):
         second = tdm.run_recipe(RECIPE, clean / "out")
     xr.testing.assert_identical(first.images, second.images)
+
+
+def test_a_script_that_workers_would_run_without_an_end_is_refused(tmp_path):
+    """Worker processes run the script again: without its guard, each would start workers of its own."""
+    script = tmp_path / "script.py"
+    body = "with tdm.scheduler(workers=1):\n    print(tdm.label_counts(np.ones((2, 2, 2, 2))).sum().item())\n"
+    script.write_text(f"import numpy as np\nimport tdm_dask as tdm\n{body}", encoding="utf-8")
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    assert "Worker processes run script.py again from its beginning" in ran.stderr.splitlines()[-1]
+    guarded = "".join(f"    {line}\n" for line in body.splitlines())
+    script.write_text(
+        f'import numpy as np\nimport tdm_dask as tdm\nif __name__ == "__main__":\n{guarded}', encoding="utf-8"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout) == (0, "16.0\n"), ran.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pickle
 import shutil
 
+import cloudpickle
 import dask
 import google_crc32c
 import numpy as np
@@ -26,9 +28,9 @@ from tdm_dask import errors
     ("change", "message"),
     [
         (lambda p: p.unlink(), "scan.raw cannot be read"),
-        (lambda p: os.utime(p, (1, 1)), "changed while it was converted"),
-        (lambda p: p.write_bytes(p.read_bytes() + b"\0"), "changed while it was converted"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "changed while it was converted|became shorter"),
+        (lambda p: os.utime(p, (1, 1)), "changed (while it was converted|since it was opened)"),
+        (lambda p: p.write_bytes(p.read_bytes() + b"\0"), "changed (while it was converted|since it was opened)"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "changed (while|since)|became shorter"),
     ],
 )
 def test_a_source_that_vanishes_or_changes_while_it_is_read_is_an_error(raw, tmp_path, change, message, at):
@@ -48,6 +50,63 @@ def test_an_opened_file_that_vanishes_is_a_source_error(raw, tmp_path):
     source.unlink()
     with pytest.raises(errors.SourceError, match=r"scan\.raw cannot be read \(No such file"):
         converted(tmp_path / "scan.zarr", counts)
+
+
+@pytest.mark.parametrize("kind", ["npy", "raw"])
+def test_an_opened_file_that_is_written_again_is_an_error_and_not_other_counts(raw, tmp_path, kind):
+    path = tmp_path / f"scan.{kind}"
+    if kind == "npy":
+        np.save(path, raw[2])
+        counts = tdm.open(path)
+    else:
+        counts = tdm.open(path, **raw_file(path, raw[2]))
+    expected = counts.compute().values
+    np.testing.assert_array_equal(expected, raw[2])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(path, ns=(0, 1))
+    for again in (counts, pickle.loads(cloudpickle.dumps(counts))):
+        with pytest.raises(errors.SourceError, match="has changed since it was opened; open the scan again"):
+            again.compute()
+    now = tdm.open(path, **({} if kind == "npy" else raw[1])).compute().values
+    assert (now != expected).sum() == 1
+
+
+@pytest.mark.parametrize("through", ["itself", "a link", "its array"])
+def test_a_store_is_not_replaced_by_itself(uninterrupted, tmp_path, through):
+    path, link = tmp_path / "scan.zarr", tmp_path / "link.zarr"
+    shutil.copytree(uninterrupted, path)
+    link.symlink_to(path, target_is_directory=True)
+    before = shard_files(path)
+    source = {"itself": path, "a link": link, "its array": path / "counts"}[through]
+    with pytest.raises(errors.StoreError, match="where the counts themselves come from"):
+        converted(path, source, overwrite=True)
+    assert shard_files(path) == before
+    assert tdm.verify(path).shards == SHARDS
+
+
+def test_a_store_that_is_not_whole_is_no_source(uninterrupted, raw, tmp_path):
+    """What zarr does not find of an array, it reads as zeros."""
+    begun, damaged, out = tmp_path / "begun.zarr", tmp_path / "damaged.zarr", tmp_path / "out.zarr"
+    stopped_after(begun, str(raw[0]), 3, **raw[1])
+    with pytest.raises(errors.IncompleteStoreError, match=r"conversion into .*begun\.zarr did not finish"):
+        converted(out, begun)
+    shutil.copytree(uninterrupted, damaged)
+    shutil.rmtree(damaged / "counts" / "c" / "1")
+    with pytest.raises(errors.CorruptStoreError):
+        converted(out, damaged)
+    with pytest.raises(errors.StoreError):
+        tdm.open(out)
+
+
+@pytest.mark.parametrize("lost", ["ky/c", "ky", "x/c"])
+def test_a_store_that_has_lost_an_axis_is_not_opened(uninterrupted, tmp_path, lost):
+    path = tmp_path / "scan.zarr"
+    shutil.copytree(uninterrupted, path)
+    shutil.rmtree(path / lost)
+    for use in (tdm.open, tdm.verify, lambda path: converted(tmp_path / "out.zarr", path)):
+        with pytest.raises(errors.StoreError, match=f"The axis {lost[:2].strip('/')} of .* is missing or not of"):
+            use(path)
 
 
 def test_a_source_that_is_gone_when_it_is_resumed_can_come_back(raw, uninterrupted, tmp_path):

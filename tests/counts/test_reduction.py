@@ -518,6 +518,9 @@ MISTAKES = {
     "a list that makes no array": (
         lambda: changed(finish=lambda self, state: {"a": [[1, 2], [3]]}), 'Changed.finish gave "a" that is none .Value'
     ),
+    "a state that cannot be copied": (
+        lambda: changed(dims=(), start=lambda self, shape: threading.Lock()), "Changed has a state that cannot be co"
+    ),
     "a name that is none": (
         lambda: changed(finish=lambda self, state: {1: state}), "Changed.finish gave an array by the name 1; expected"
     ),

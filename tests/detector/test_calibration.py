@@ -291,6 +291,8 @@ def test_crop_of_a_scan_stays_where_it_was():
         ({}, InputError),
         ({"semi_angle": -1}, UnitError),
         ({"semi_angle": "25 kg"}, UnitError),
+        ({"energy": "200"}, UnitError),
+        ({"energy": 200}, UnitError),
         ({"pixel_size": (1, 2, 3)}, UnitError),
         ({"scan_step": float("nan")}, UnitError),
         ({"centre": (1, np.inf), "pixel_size": 1}, InputError),

@@ -377,3 +377,11 @@ def test_an_image_file_is_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(InputError, match="exists"):
         check_image_path(tmp_path / "a.npy")
     check_image_path(tmp_path / "a.npy", overwrite=True)
+    counts = tdm.label_counts(np.ones((2, 3, 4, 4), np.uint16))
+    tdm.convert(counts, tmp_path / "scan.zarr")
+    (tmp_path / "folder.zarr").mkdir()
+    for name in ("scan.zarr", "folder.zarr"):
+        with pytest.raises(InputError, match="is a folder that holds no image; give another name"):
+            check_image_path(tmp_path / name, overwrite=True)
+    write_image(counts[..., 0, 0].rename("image"), tmp_path / "image.zarr")
+    check_image_path(tmp_path / "image.zarr", overwrite=True)
