@@ -257,7 +257,7 @@ def test_sites_and_widths_that_make_no_template(counts):
         tdm.gaussian_template(counts, [(50.0, 1.0), (-20.0, 1.0)], sigma=0.35)
     with refused(errors.SiteError, '"O"'):
         tdm.gaussian_template(counts, {"Li": [(1.0, 1.0)], "O": [(30.0, 30.0)]}, sigma=0.35)
-    with refused(errors.SiteError, "1 of 1 sites .* are not finite"):
+    with refused(errors.SiteError, r"1 of 1 sites .* are not finite"):
         tdm.binary_template(counts, [(np.nan, 1.0)], radius=0.5)
     for width in (-0.3, 0, np.nan, "-30 pm", "0.3 mrad", "wide"):
         with refused(errors.UnitError, "sigma is"):

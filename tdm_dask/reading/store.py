@@ -146,7 +146,7 @@ def open_store(store: StoreLike) -> xr.DataArray:
     coords: dict[str, Any] = {}
     for dim, size in zip(DIMS, array.shape, strict=True):
         stored = _read_variable(group, dim)
-        _check_axis(name_of(store), dim, size, stored, written_here=bool(attributes))
+        _check_axis(name_of(store), dim, size, stored, converted="source" in attributes)
         coords[dim] = axis_coordinate(dim, size) if stored is None else stored
     for name in (VALID_PIXELS, VALID_PATTERNS):
         flags = _read_variable(group, name)
@@ -164,10 +164,10 @@ def open_store(store: StoreLike) -> xr.DataArray:
     return counts.assign_attrs({FINDINGS: findings}) if findings else counts
 
 
-def _check_axis(store: str, dim: str, size: int, axis: xr.Variable | None, *, written_here: bool) -> None:
+def _check_axis(store: str, dim: str, size: int, axis: xr.Variable | None, *, converted: bool) -> None:
     """Raise where a store has lost an axis: what zarr does not find of an array, it reads as zeros."""
     if axis is None:
-        lost = written_here
+        lost = converted
     else:
         lost = axis.shape != (size,) or (size > 1 and not np.diff(axis.values.astype(np.float64)).all())
     if lost:

@@ -61,7 +61,9 @@ def summary(result: RecipeResult) -> str:
     if len(own) > 1:
         most = max(beyond, key=beyond.__getitem__)
         more = f"{beyond[most]:.2f}".replace("-", "−")
-        sentences.append(f"What it shows of other kinds differs from what their places explain by {more} at most ({most}).")
+        sentences.append(
+            f"What it shows of other kinds differs from what their places explain by {more} at most ({most})."
+        )
     sentences += _verdicts(result)
     text = " ".join(sentences)
     for between in (" = ", " × ", " nm"):  # numbers stay with what they are of

@@ -189,8 +189,8 @@ def _cross_talk(result: RecipeResult) -> Iterator[str]:
     kinds = kinds_of(result)
     yield (
         "R is the correlation over the scan of an image (row) with a template (column); in brackets G, that of the two "
-        "templates with each other, which a perfect image would have. The excess is the largest |R − G|, the image's own "
-        "template apart."
+        "templates with each other, which a perfect image would have. The excess is the largest |R − G|, the image's "
+        "own template apart."
     )
     rows = []
     for row in cross_talk_rows(result):
