@@ -176,7 +176,7 @@ def test_a_failing_task_on_a_cluster_gives_its_own_error(cluster, raw, tmp_path)
     options = raw_file(source, raw[2])
     counts = tdm.open(source, **options)
     source.write_bytes(source.read_bytes()[:-200])
-    with Client(cluster), pytest.raises(errors.SourceError, match="became shorter|has changed since it was opened"):
+    with Client(cluster), pytest.raises(errors.SourceError, match=r"became shorter|has changed since it was opened"):
         converted(tmp_path / "scan.zarr", counts)
 
 
