@@ -110,6 +110,7 @@ def test_every_public_name_has_a_place_in_its_room_and_in_the_contents(pages):
         assert f'id="{name}"' in pages["tdm_dask/plot.html"]
 
 
+@pytest.mark.long
 def test_pages_ask_for_nothing_from_elsewhere_and_lead_to_pages_that_are_there(pages):
     for name, page in pages.items():
         assert not re.findall(r"""(?:src|srcset)=["'](?:https?:)?//|@import|url\(["']?http""", page)
@@ -121,6 +122,7 @@ def test_pages_ask_for_nothing_from_elsewhere_and_lead_to_pages_that_are_there(p
             assert not anchor or hidden or f'id="{anchor}"' in pages[path]
 
 
+@pytest.mark.long
 def test_equations_are_drawn_without_a_script(pages):
     assert "<math" in pages["tdm_dask/masks/derivation.html"]
     assert not [name for name, page in pages.items() if "$$" in page]

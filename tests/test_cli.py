@@ -53,6 +53,7 @@ def converted(tmp_path_factory):
     return store
 
 
+@pytest.mark.long
 def test_demo_makes_everything_and_says_where(run, tmp_path):
     code, out, err = run("demo")
     assert (code, err) == (0, "")

@@ -124,6 +124,7 @@ def test_importing_the_package_loads_nothing_beyond_xarray():
     assert set(ast.literal_eval(run.stdout)) <= {"tdm_dask", "functools", "importlib"}
 
 
+@pytest.mark.long
 def test_compiled_code_is_kept_between_processes():
     """The second process loads every kernel that it uses, and compiles none."""
     script = (

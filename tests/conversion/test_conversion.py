@@ -169,6 +169,7 @@ def test_writing_and_checking_go_forward_together(raw, tmp_path):
     assert seen[-1][1] >= 2 * SHARDS
 
 
+@pytest.mark.long
 def test_a_failing_task_on_a_cluster_gives_its_own_error(cluster, raw, tmp_path):
     from distributed import Client
 

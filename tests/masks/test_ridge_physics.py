@@ -84,6 +84,7 @@ def test_ridge_masks_keep_columns_apart_where_they_were_not_derived(scan, ridge)
     assert (ridge["regularisation"] < high).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["pearson", "ridge"])
 def test_masks_of_halves_keep_apart_what_dense_ones_keep_apart(scan, coarse, method):
     templates, (counts, region) = scan[2], coarse

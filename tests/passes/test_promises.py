@@ -186,6 +186,7 @@ def test_memory_does_not_grow_with_the_scan(large_stores, job):
     assert peaks[4] < 400e6
 
 
+@pytest.mark.long
 def test_a_chain_runs_on_a_1_gib_worker_without_spilling(large_stores):
     from distributed import Client, LocalCluster
 

@@ -72,6 +72,7 @@ def test_a_plan_says_what_will_be_read_of_a_store(scan, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_plan_names_the_stages_that_it_does_not_estimate(scan, tmp_path):
     assert plan_recipe(scan[1], tmp_path / "out", seconds=0.1).not_estimated == {}
     asked = {"calibration": {**scan[1]["calibration"], "descan": True}, "evidence": {"cell": [5.0, 4.0], "draws": 40}}
