@@ -15,8 +15,7 @@ from tdm_dask.recipe.run import run_recipe
 # What takes longest by file, to begin with: a file goes to one process, and the last ones should be short.
 FIRST = (
     "test_readme.py", "test_kernels.py", "test_store.py", "test_plot.py", "test_ridge_physics.py", "test_cli.py",
-    "test_workflow_tour.py", "test_viewer_page.py", "test_package.py", "test_reduction.py", "test_promises.py",
-    "test_report_page.py",
+    "test_viewer_page.py", "test_package.py", "test_reduction.py", "test_promises.py", "test_report_page.py",
 )  # fmt: skip
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DEMO = Path(__file__).resolve().parents[1] / "tdm_dask" / "data" / "demo.toml"

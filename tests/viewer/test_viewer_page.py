@@ -45,7 +45,7 @@ def driver(store, tmp_path) -> Iterator[Driver]:
         assert seen.elsewhere() == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_what_is_written_can_be_read(driver, theme):
     """Whatever styles Panel brings to a page with a skeleton of its own: not all of its releases bring the same."""
     if theme == "dark":

@@ -13,6 +13,8 @@ from notebooks import executed, notebook_of
 
 import tdm_dask as tdm
 
+pytestmark = pytest.mark.long
+
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "tour.py"
 FIGURES = ["pacbed", "abf", "sites", "template", "mask", "li", "columns", "cross-talk", "ridge", "evidence"]
 
