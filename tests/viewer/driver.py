@@ -8,7 +8,7 @@ from typing import Any
 
 import browser
 
-PATIENCE = 30.0  # seconds, on a machine that does much else
+PATIENCE = 120.0  # seconds, on a machine that does much else
 
 
 class Driver:
