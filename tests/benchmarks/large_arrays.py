@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -407,6 +406,8 @@ def store(place: Place) -> LargeFile:
     import zarr
 
     import tdm_dask as tdm
+    from tdm_dask.axes import axis_coordinate
+    from tdm_dask.reading.store import write_variable
     from tdm_dask.shards.shapes import choose_shards
 
     path = place.folder / "source.zarr"
@@ -421,8 +422,8 @@ def store(place: Place) -> LargeFile:
     top = json.loads((path / "zarr.json").read_text())
     top.pop("consolidated_metadata", None)
     (path / "zarr.json").write_text(json.dumps(top))
-    for name in ("y", "x"):
-        shutil.rmtree(path / name, ignore_errors=True)
+    for dim, size in zip(("y", "x"), place.scan, strict=True):
+        write_variable(zarr.open_group(path, mode="a"), dim, axis_coordinate(dim, size))
     n = [-(-a // b) for a, b in zip(place.scan, shard, strict=False)]
     first = path / "counts/c/0/0/0/0"
     for i, j in product(*map(range, n)):

@@ -72,7 +72,9 @@ def worker_processes(pid=None):
 
 
 @pytest.mark.long
-def test_workers_killed_at_random_moments_change_no_number(store, clean):
+def test_workers_killed_at_random_moments_change_no_number(store, clean, monkeypatch):
+    # On a machine that does much else a new worker may take longer to come than a user would wait for.
+    monkeypatch.setattr(cluster_watch, "WORKERS_SECONDS", 600.0)
     counts = tdm.open(store)
     expected = derive_and_apply(counts)
     with scheduler(workers=2, memory="1GiB", announce=False) as client:
