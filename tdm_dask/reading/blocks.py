@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from dask.base import tokenize
 
 from ..errors import SourceError
 from ..shards.sharded_array import ShardedArray
+from .file_state import FileState, check_state, file_state
 from .memory import Buffers, copy_native, mapped, native
 
 Shape = tuple[int, int, int, int]
@@ -250,8 +251,8 @@ class RawFrames(Frames):
         _ = self._opened
 
     @cached_property
-    def _opened(self) -> tuple[int, int] | None:
-        return _state_of(self.path)
+    def _opened(self) -> FileState | None:
+        return file_state(self.path)
 
     def let_grow(self) -> None:
         """From now on the file may change: it is being written."""
@@ -273,12 +274,13 @@ class RawFrames(Frames):
         stop = start + line * (lines - 1) + span
         together = line == columns * stride
         pieces = [(start, stop)] if together else [(n, n + span) for n in range(start, stop, line)]
-        with self._reopened() as file:
-            size, _ = found = _state_of(file.fileno())
+        file_state(self.path)  # raises where there is none
+        with open(self.path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
             if size < stop:
                 raise self._ended(size, stop)
-            if self._opened not in (None, found):
-                raise SourceError(f"{self.path} has changed since it was opened; open the scan again.")
+            if self._opened is not None:
+                check_state(self._opened, file.fileno())
             pitch = line
             data = mapped(file.fileno(), start, stop, pieces)
             if data is None:
@@ -289,12 +291,6 @@ class RawFrames(Frames):
         return np.ndarray(
             (lines, columns, nky, nkx), self.file_dtype, data.data, strides=(pitch, stride, nkx * item, item)
         )
-
-    def _reopened(self) -> IO[bytes]:
-        try:
-            return open(self.path, "rb", buffering=0)
-        except OSError as error:
-            raise SourceError(f"{self.path} cannot be read ({error.strerror}); check the path.") from error
 
     def _fill(self, descriptor: int, buffer: np.ndarray, position: int) -> None:
         done = 0
@@ -309,15 +305,6 @@ class RawFrames(Frames):
             f"{self.path} ended at byte {size} while byte {needed} was being read; the file became shorter since it "
             "was opened: copy it again."
         )
-
-
-def _state_of(file: str | int) -> tuple[int, int]:
-    """Size and time of change of a file, in bytes and nanoseconds; none of one that is not there."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, eq=False)

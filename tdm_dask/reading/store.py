@@ -85,15 +85,6 @@ def read_attributes(store: Store) -> dict[str, Any] | None:
     return dict(attributes) if isinstance(attributes, dict) else None
 
 
-def is_image(path: Path) -> bool:
-    """Whether a folder is a zarr group as an image is written to, and holds no counts."""
-    try:
-        top = json.loads((path / "zarr.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return top.get("node_type") == "group" and KEY not in top.get("attributes", {}) and not (path / COUNTS).exists()
-
-
 def is_complete(store: StoreLike) -> bool:
     """Whether there is a store of this package whose conversion has finished."""
     found = read_attributes(resolve(store))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import xarray as xr
 
 from ..axes import SCAN, step_of, unit_of
 from ..errors import InputError
-from ..reading.store import is_image
+from ..reading.store import COUNTS, KEY
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".zarr")
 
@@ -33,9 +34,18 @@ def check_image_path(path: str | Path, overwrite: bool = False) -> Path:
         raise InputError(f"The folder {path.parent} does not exist; make it first.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; give another name, or overwrite=True to replace it.")
-    if path.is_dir() and not is_image(path):
+    if path.is_dir() and not _holds_an_image(path):
         raise InputError(f"{path} is a folder that holds no image; give another name, for all in it would be lost.")
     return path
+
+
+def _holds_an_image(folder: Path) -> bool:
+    """Whether a folder is a zarr group as an image is written to, and no store of counts."""
+    try:
+        top = json.loads((folder / "zarr.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return top.get("node_type") == "group" and KEY not in top.get("attributes", {}) and not (folder / COUNTS).exists()
 
 
 def write_image(image: xr.DataArray, path: Path, *, title: str = "") -> Path:

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..errors import CountsError
 from ..reading.blocks import Source
+from ..reading.file_state import FileState
 from .scan_shape import Filling, fill_with_frames
 from .stacks import FrameOrder, StackSource, chunk_of
-from .vendor import FileState, Request
+from .vendor import Request
 
 S = TypeVar("S", bound=StackSource)
 

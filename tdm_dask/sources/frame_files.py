@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import FormatError, SourceError
 from ..reading.blocks import Frames, RawFrames
+from ..reading.file_state import file_state
 from .scan_shape import Filling, cut_advice, cut_frame, fill_with_frames
 from .stacks import JoinedFrames, ListedFrames
 from .vendor import (
@@ -17,7 +18,6 @@ from .vendor import (
     VendorFile,
     check_dtype,
     file_size,
-    file_state,
     one_or_more,
     plain,
     storage_dtype,

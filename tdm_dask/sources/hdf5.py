@@ -11,10 +11,11 @@ from typing import Any
 
 from ..errors import SourceError, TdmError
 from ..reading.blocks import RawFrames, Source
+from ..reading.file_state import FileState, file_state
 from .array_scan import Located, about_chunks, chunked_source, detector_of, fill_array, scan_dims
 from .axis_order import DETECTOR_FIRST
 from .stacks import DetectorFirst, Exchanged, JoinedFrames, StackSource
-from .vendor import FileState, Request, check_dtype, file_state, storage_dtype
+from .vendor import Request, check_dtype, storage_dtype
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 

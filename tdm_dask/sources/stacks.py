@@ -15,8 +15,9 @@ import numpy as np
 
 from ..errors import InputError, SourceError
 from ..reading.blocks import BLOCK_BYTES, Block, Derived, Frames, RawFrames, Source, Window, bounding_box
+from ..reading.file_state import FileState, check_state
 from ..reading.memory import Buffers
-from .vendor import FileState, check_state, native_dtype
+from .vendor import native_dtype
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import CountsError, FrameError, InputError, ScanShapeError, SourceError
 from ..reading.blocks import Source
+from ..reading.file_state import file_state
 
 # Longer arrays in a vendor's metadata (look-up tables, flat fields) are named, not copied.
 LONGEST_METADATA_ARRAY = 4096
@@ -294,31 +295,6 @@ def same_file(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None)
         and len(linked[0]) == len(linked[1])
         and all(map(same_file, *linked))
     )
-
-
-# Path, size and modification time in nanoseconds of a file as it was opened.
-FileState = tuple[str, int, int]
-
-
-def file_state(path: str | os.PathLike[str]) -> FileState:
-    """What tells a file from a later one at the same path.
-
-    Raises
-    ------
-    SourceError
-        If the file cannot be found.
-    """
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    return os.fspath(path), found.st_size, found.st_mtime_ns
-
-
-def check_state(state: FileState) -> None:
-    """Raise unless a file is as it was when it was opened."""
-    if file_state(state[0]) != state:
-        raise SourceError(f"{state[0]} has changed since it was opened; open the scan again.")
 
 
 def file_size(path: Path) -> int:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import CountsError, SourceError, TdmError
+from ...reading.file_state import FileState, file_state
 from ..array_scan import Located, about_chunks, chunked_source, fill_array
 from ..axis_order import axis_order
 from ..calibration_facts import facts_of_axes
 from ..rosettasciio import zspy_reader
 from ..stacks import StackSource
-from ..vendor import FileState, Request, VendorFile, check_dtype, file_state, pick_frame, plain, rosettasciio_reader
+from ..vendor import Request, VendorFile, check_dtype, pick_frame, plain, rosettasciio_reader
 from .hspy import open_signal
 
 # What a folder has at its top if it is a zarr group or array.
