@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,10 @@ from .own_results import (
 from .reductions import State, used_rows
 from .second_moments import unsplit_detector
 from .whole_patterns import Whole
+
+# For so long another thread may look at the frames of a method that has ended, as a worker's profiler does, and keep
+# with them the counts that the method was given.
+LOOKED_AT_SECONDS = 5.0
 
 # Probe positions (y, x) of the part of a scan that a reduction is tried on.
 _TRIED = (2, 3)
@@ -217,11 +222,14 @@ class OwnReductions:
 def _require_gone(kept: weakref.ref[_Lent], reduction: OwnReduction) -> None:
     """Raise if a reduction has kept counts that the next block will overwrite."""
     gc.collect()  # it may wait in a cycle
-    if kept() is not None:
-        raise ReductionError(
-            f"{name_of(reduction)}.add has kept a part of block.counts, which the next block overwrites; keep a copy, "
-            "such as block.counts[0].copy()."
-        )
+    end = time.monotonic() + LOOKED_AT_SECONDS
+    while kept() is not None:
+        if time.monotonic() > end:
+            raise ReductionError(
+                f"{name_of(reduction)}.add has kept a part of block.counts, which the next block overwrites; keep a "
+                "copy, such as block.counts[0].copy()."
+            )
+        time.sleep(0.005)
 
 
 def own_reductions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 import dask
@@ -22,6 +23,7 @@ from zarr.storage import LocalStore
 
 import tdm_dask as tdm
 from tdm_dask import errors
+from tdm_dask.passes import own_reductions as passes_of_own
 from tdm_dask.passes.own_reductions import OwnReductions, form_of
 from tdm_dask.passes.whole_patterns import Whole
 
@@ -543,7 +545,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_are_one_sentence_with_the_name_of_the_class_before_anything_is_read(case):
+def test_mistakes_are_one_sentence_with_the_name_of_the_class_before_anything_is_read(case, monkeypatch):
+    monkeypatch.setattr(passes_of_own, "LOOKED_AT_SECONDS", 0.2)
+
     def read(_):
         raise AssertionError("counts were read")
 
@@ -583,6 +587,35 @@ def test_arrays_that_do_not_go_into_one_dataset_are_refused_before_anything_is_r
     with pytest.raises(errors.InputError, match="has the name 1; expected a text"):
         tdm.reduce(counts, {1: bins(3)})
     assert dict(tdm.reduce(counts, {"a": bins(3), "b": bins(3)}).sizes) == {"bin": 3}
+
+
+def test_a_thread_that_looks_at_frames_is_no_reduction_that_keeps_counts():
+    """As the profiler of every worker of distributed does, a hundred times a second."""
+    ended = threading.Event()
+
+    class Slow(Totals):
+        def add(self, state, block):
+            counts = block.counts[:]
+            time.sleep(0.005)  # while the other thread looks
+            assert counts.any()
+            return super().add(state, block)
+
+    def look():
+        while not ended.is_set():
+            frames = sys._current_frames()
+            time.sleep(0.02)
+            del frames
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        counts = tdm.label_counts(da.from_array(np.ones((60, 4, 3, 3), np.uint16), chunks=(1, 4, 3, 3)))
+        for scheduler in ("synchronous", "threads"):
+            found = tdm.reduce(counts, Slow()).compute(scheduler=scheduler)
+            np.testing.assert_array_equal(found, np.full((60, 4), 9))
+    finally:
+        ended.set()
+        looking.join()
 
 
 class FailsLater(Sum):
