@@ -9,6 +9,7 @@ from typing import Any
 import browser
 
 PATIENCE = 120.0  # seconds, on a machine that does much else
+REST = 10  # looks at a page, 50 ms and more apart, between which nothing moves
 
 
 class Driver:
@@ -56,32 +57,39 @@ class Driver:
             return {x: r.x, y: r.y, width: r.width, height: r.height} }"""
         return self.page.evaluate(code, name)
 
-    def resting_box(self, name: str) -> dict[str, float]:
-        """Where the frame of a figure is in the window, once what else is drawn moves it no more."""
-        seen: list[dict[str, float]] = []
+    def frame(self, name: str) -> tuple[dict[str, float], list[float]]:
+        """Where the frame of a figure is in the window and which part of the scan or detector it shows, at rest.
+
+        At rest is what nothing has moved for a while, on a page that has nothing left to draw.
+        """
+        seen: list[Any] = []
 
         def rests() -> bool:
-            seen.append(self.box(name))
-            return len(seen) > 3 and all(box == seen[-1] for box in seen[-4:])
+            idle = self.page.evaluate("() => Bokeh.documents.every(d => d.is_idle)")
+            ranges = self.model(name, "m => [m.x_range.start, m.x_range.end, m.y_range.end, m.y_range.start]")
+            seen.append((self.box(name), ranges) if idle else None)
+            return len(seen) > REST and seen[-1] is not None and all(one == seen[-1] for one in seen[-REST:])
 
         self.until(rests)
         return seen[-1]
 
-    def place(self, name: str, y: float, x: float) -> tuple[float, float]:
-        """Where a place of the scan is in the window."""
-        box = self.resting_box(name)
-        left, right, top, bottom = self.model(
-            name, "m => [m.x_range.start, m.x_range.end, m.y_range.end, m.y_range.start]"
-        )
-        across, down = (x - left) / (right - left), (y - top) / (bottom - top)
-        return box["x"] + across * box["width"], box["y"] + down * box["height"]
+    def places(self, name: str, *places: tuple[float, float]) -> list[tuple[float, float]]:
+        """Where places (y, x) of the scan, or of the detector, are in the window."""
+        box, (left, right, top, bottom) = self.frame(name)
+        return [
+            (
+                box["x"] + (x - left) / (right - left) * box["width"],
+                box["y"] + (y - top) / (bottom - top) * box["height"],
+            )
+            for y, x in places
+        ]
 
     def click(self, name: str, y: float, x: float) -> None:
         self.page.wait_for_timeout(400)  # or it is the second half of a double click
-        self.page.mouse.click(*self.place(name, y, x))
+        self.page.mouse.click(*self.places(name, (y, x))[0])
 
     def drag(self, name: str, start: tuple[float, float], end: tuple[float, float]) -> None:
-        first, last = self.place(name, *start), self.place(name, *end)
+        first, last = self.places(name, start, end)
         self.page.mouse.move(*first)
         self.page.mouse.down()
         self.page.mouse.move((first[0] + last[0]) / 2, (first[1] + last[1]) / 2, steps=4)

@@ -52,7 +52,7 @@ def test_what_is_written_can_be_read(driver, theme):
         driver.button("Dark").click()
         driver.page.wait_for_selector("text=Light")
         driver.page.wait_for_selector("text=Find columns")
-    driver.resting_box("overview")
+    driver.frame("overview")
     found = driver.seen.contrasts()
     assert {"BUTTON: Confirm on the full data", "STRONG: Mask: place sites first"} <= {text for text, _ in found}
     assert {text: ratio for text, ratio in found if ratio < 4.5} == {}
