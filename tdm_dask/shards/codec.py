@@ -50,15 +50,21 @@ class Codec:
                 raise ValueError("its checksum is wrong")
             data = data[:-CRC]
         flat = out.reshape(-1).view(np.uint8)
+        size: int | None = len(data)
+        if self.compressor == "blosc":
+            size = int.from_bytes(data[4:8].tobytes(), "little")
+        elif self.compressor == "zstd":
+            size = zstd_size(data)
+        # Numcodecs fills less than the memory that it is given without a word.
+        if size is not None and size != len(flat):
+            raise ValueError(f"it holds {size} bytes instead of {len(flat)}")
         try:
             if self.compressor == "blosc":
                 numcodecs.blosc.decompress(data, flat)
             elif self.compressor == "zstd":
                 numcodecs.zstd.decompress(data, flat)
-            elif len(data) == len(flat):
-                flat[:] = data
             else:
-                raise ValueError(f"it has {len(data)} bytes instead of {len(flat)}")
+                flat[:] = data
         except RuntimeError as error:
             raise ValueError(f"it cannot be decompressed ({error})") from None
 
@@ -77,6 +83,26 @@ def checksum(data: bytes) -> bytes:
 
 def checksum_is_right(data: np.ndarray) -> bool:
     return google_crc32c.value(data[:-CRC]) == int.from_bytes(data[-CRC:].tobytes(), "little")
+
+
+def zstd_size(frame: np.ndarray) -> int | None:
+    """Bytes that a frame of zstd says it holds; None where it says nothing (RFC 8878, 3.1.1.1).
+
+    Examples
+    --------
+    >>> zstd_size(np.frombuffer(numcodecs.zstd.compress(bytes(1000), 1, False), np.uint8))
+    1000
+    """
+    header = frame[:18].tobytes()
+    if header[:4] != b"\x28\xb5\x2f\xfd" or len(header) < 5:
+        return None
+    descriptor = header[4]
+    single = descriptor >> 5 & 1
+    start = 6 - single + (0, 1, 2, 4)[descriptor & 3]
+    length = (single, 2, 4, 8)[descriptor >> 6]
+    if not length or len(header) < start + length:
+        return None
+    return int.from_bytes(header[start : start + length], "little") + (256 if length == 2 else 0)
 
 
 COMPRESSIONS: dict[str | None, Codec] = {
