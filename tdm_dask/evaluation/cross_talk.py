@@ -170,7 +170,8 @@ def gap_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> xr
     .. math:: c_{ik} = \frac{\overline{s_i(\mathrm{sites\ of\ } k)} - \overline{s_i(\mathrm{gaps})}}
               {\mathrm{std}\, s_i}
 
-    The gaps are the tenth of the probe positions that is furthest from any site. Negative: the columns are darker.
+    The gaps are the tenth of the probe positions that is furthest from any site, with all that are as far but for
+    rounding. Negative: the columns are darker.
     Unlike :func:`site_contrast` it is for images that are meant to show columns of every kind, such as ABF or iCoM.
 
     Parameters
@@ -209,7 +210,8 @@ def gap_contrast(images: xr.DataArray, sites: Mapping[str, npt.ArrayLike]) -> xr
     points = np.stack(np.meshgrid(images["y"].values, images["x"].values, indexing="ij"), axis=-1)
     distance, _ = cKDTree(np.concatenate(list(kinds.values()))).query(points)
     planes = images.transpose(TEMPLATE, *SCAN).values
-    gaps = planes[:, distance >= np.quantile(distance, 0.9)]
+    # Places of a lattice are as far from a site as others are, but for rounding.
+    gaps = planes[:, distance >= np.quantile(distance, 0.9) - 1e-9 * distance.max()]
     found = np.full((len(planes), len(kinds)), np.nan)
     for k, values in enumerate(_values_at(images, kinds)):
         for i, plane in enumerate(planes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tdm_dask.axes import axis_coordinate
@@ -124,6 +124,7 @@ def test_contrast_needs_sites_and_a_scan_in_angstrom(contrast):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.integers(3, 12), st.booleans())
+@example(756, 8, 12, False)  # places that are equally far but for the last digit
 @settings(max_examples=40, deadline=None)
 def test_contrast_over_gaps_equals_a_loop_over_all_positions(seed, ny, nx, missing):
     rng = np.random.default_rng(seed)
@@ -139,7 +140,7 @@ def test_contrast_over_gaps_equals_a_loop_over_all_positions(seed, ny, nx, missi
     assert found.dims == ("image", "kind")
     assert np.isnan(found.sel(kind="Fe")).all()
     for i, image in enumerate(values):
-        gaps = image[far >= np.quantile(far, 0.9)]
+        gaps = image[far >= np.quantile(far, 0.9) - 1e-9]
         for kind in sites:
             own = np.array([image[int(2 * y), int(2 * x)] for y, x in sites[kind] if y >= 0])
             if np.isfinite(gaps).any():
