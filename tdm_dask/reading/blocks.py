@@ -18,7 +18,7 @@ from dask.base import tokenize
 
 from ..errors import SourceError
 from ..shards.sharded_array import ShardedArray
-from .file_state import FileState, check_state, file_state
+from .file_state import FileState, check_state, file_state, opened
 from .memory import Buffers, copy_native, mapped, native
 
 Shape = tuple[int, int, int, int]
@@ -274,8 +274,7 @@ class RawFrames(Frames):
         stop = start + line * (lines - 1) + span
         together = line == columns * stride
         pieces = [(start, stop)] if together else [(n, n + span) for n in range(start, stop, line)]
-        file_state(self.path)  # raises where there is none
-        with open(self.path, "rb", buffering=0) as file:
+        with opened(self.path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < stop:
                 raise self._ended(size, stop)

@@ -146,3 +146,15 @@ def test_frames_are_read_alike_with_and_without_a_map(tmp_path, monkeypatch, win
     if window[0].stop == ny and window[1].stop == nx:
         with pytest.raises(SourceError, match="became shorter"):
             source.read_as_stored(y, x, Buffers())
+
+
+def test_a_file_that_cannot_be_opened_any_more_is_one_sentence(tmp_path):
+    """As after its permissions were taken away; a folder is a path that not even root can open."""
+    path = tmp_path / "frames"
+    path.write_bytes(bytes(48))
+    source = RawFrames(str(path), (1, 2, 4, 6), "u1")
+    path.unlink()
+    for reason in ("No such file or directory", "Is a directory"):
+        with pytest.raises(SourceError, match=rf"frames cannot be read \({reason}\); check the path"):
+            source.read(0, 1, 0, 2)
+        path.mkdir(exist_ok=True)
