@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
+from crc32c import crc32c
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
@@ -298,7 +298,7 @@ def _fingerprint(data: Any) -> dict[str, Any]:
     checksum = 0
     for line in data:
         native = np.ascontiguousarray(line, data.dtype.newbyteorder("="))
-        checksum = google_crc32c.extend(checksum, native.reshape(-1).view(np.uint8))
+        checksum = crc32c(native.reshape(-1).view(np.uint8), checksum)
     return {"crc32c": checksum}
 
 

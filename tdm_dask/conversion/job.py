@@ -16,14 +16,15 @@ import numpy as np
 
 from ..errors import CorruptStoreError, SourceError, StoreError, TdmError
 from ..kernels.exact_sums import exact_sums
-from ..passes.reductions import Moments, State
-from ..reading.blocks import Block, Crop, Source
-from ..reading.memory import Buffers, read_only
+from ..kernels.pixel_order import Tile
+from ..passes.reductions import Moments, State, used_rows
+from ..reading.blocks import Block, Crop, Source, StoredBlock
+from ..reading.memory import Buffers
 from ..reading.stalls import waiting_for, watched
 from ..reading.store import SIDECARS, pattern_totals, same_sums
 from ..shards.objects import delete, flush, get, name_of, object_size, put, reason_of, writing
-from ..shards.sharded_array import InnerChunk, ShardedArray
-from ..sources.repeats import pattern_marks
+from ..shards.sharded_array import ShardedArray
+from ..sources.repeats import marked_pixels, pattern_marks
 from ..sources.vendor import identity
 
 # Largest tile of a source that a task holds as a whole, to write several shards from it. There is memory for one such
@@ -58,6 +59,24 @@ class Job:
         return f"{SIDECARS}/" + ".".join(map(str, shard))
 
 
+@dataclass(frozen=True)
+class _TileSums:
+    """Exact sums over a tile of the detector, in the order of its columns; shapes (1, pixels), flags (pixels,)."""
+
+    counted: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+    maximum: np.ndarray
+    marked: np.ndarray
+
+    @classmethod
+    def over(cls, tile: Tile, counted: np.ndarray, dtype: np.dtype) -> _TileSums:
+        marked = marked_pixels(counted.size)
+        total, squares = (np.zeros((1, tile.width), np.uint64) for _ in range(2))
+        maximum = np.zeros((1, tile.width), dtype)
+        return cls(tile.columns(counted), total, squares, maximum, tile.places()[marked])
+
+
 class ShardSums:
     """Sums of one shard, from its inner chunks: the same ones when it is written and when it is read back."""
 
@@ -72,48 +91,56 @@ class ShardSums:
         self._maximum = np.full(detector, lowest(dtype), dtype)
         self._totals = np.zeros((y.stop - y.start, x.stop - x.start), np.uint64 if dtype.kind in "ub" else np.float64)
         self._marks = np.zeros(self._totals.shape, np.uint64)
+        self._tiles: dict[tuple[Tile, np.dtype], _TileSums] = {}
 
-    def add(self, chunk: InnerChunk) -> None:
-        counts = np.ascontiguousarray(chunk.counts)
-        place = zip((chunk.y, chunk.x), self._window, strict=True)
+    def add(self, block: Block) -> None:
+        place = zip((block.y, block.x), self._window, strict=True)
         y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in place)
         used = None if self._used is None or self._used[y, x].all() else self._used[y, x]
         if used is None and self._moments.exact:
-            totals = self._add_exactly(chunk, counts)
+            totals, marked = self._add_exactly(block)
         else:
-            totals = pattern_totals(counts, None if self._valid is None else self._valid[chunk.ky, chunk.kx])
-            self._add(chunk, counts, used)
+            counts = block.counts
+            totals = pattern_totals(counts, None if self._valid is None else self._valid[block.ky, block.kx])
+            self._add(block, counts, used)
+            rows = counts.reshape(totals.size, -1)
+            marked = rows[:, marked_pixels(rows.shape[1])]
         self._totals[y, x] += totals
-        self._marks[y, x] += pattern_marks(counts, totals, chunk.ky.start, chunk.kx.start)
+        self._marks[y, x] += pattern_marks(marked.reshape(*totals.shape, -1), totals, block.ky.start, block.kx.start)
 
-    def _add(self, chunk: InnerChunk, counts: np.ndarray, used: np.ndarray | None) -> None:
+    def _add(self, block: Block, counts: np.ndarray, used: np.ndarray | None) -> None:
         if used is not None and not used.any():
             return
-        self._moments.add(self._state, Block(chunk.y, chunk.x, chunk.ky, chunk.kx, counts), used, None)
-        tile = self._maximum[chunk.ky, chunk.kx]
+        self._moments.add(self._state, block, used, None)
+        tile = self._maximum[block.ky, block.kx]
         rows = counts.reshape(-1, *tile.shape) if used is None else counts[used]
         np.maximum(tile, rows.max(0), out=tile)
 
-    def _add_exactly(self, chunk: InnerChunk, counts: np.ndarray) -> np.ndarray:
-        """The same, and the sum of each pattern, in one read of the counts; the compressor finds them in cache."""
-        unsigned = np.dtype(f"u{counts.dtype.itemsize}")
-        ny, nx = counts.shape[:2]
-        matrix = read_only(counts.view(unsigned).reshape(ny * nx, -1))
-        totals = np.zeros(ny * nx, np.uint64)
-        exact_sums(
-            matrix,
-            self._counted[chunk.ky, chunk.kx].ravel(),
-            self._state["total"],
-            self._state["squares"],
-            self._maximum.view(unsigned),
-            totals,
-            chunk.ky.start,
-            chunk.kx.start,
-            counts.shape[3],
-        )
-        return totals.reshape(ny, nx)
+    def _add_exactly(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """The same, the sum of each pattern and its marked pixels, in one read of the counts.
+
+        The compressor finds them in cache.
+        """
+        matrix, tile = used_rows(block, None), block.tile
+        key = tile, matrix.dtype
+        if key not in self._tiles:
+            self._tiles[key] = _TileSums.over(tile, self._counted[tile.ky, tile.kx], matrix.dtype)
+        sums = self._tiles[key]
+        totals = np.zeros(len(matrix), np.uint64)
+        exact_sums(matrix, sums.counted, sums.total, sums.squares, sums.maximum, totals, 0, 0, tile.width)
+        return totals.reshape(block.shape), matrix[:, sums.marked]
+
+    def _gather(self) -> None:
+        """Put the sums over tiles, whose pixels may lie in another order, where they belong."""
+        for (tile, _), sums in self._tiles.items():
+            self._state["total"][tile.ky, tile.kx] += tile.pixels(sums.total[0])
+            self._state["squares"][tile.ky, tile.kx] += tile.pixels(sums.squares[0])
+            most = self._maximum[tile.ky, tile.kx]
+            np.maximum(most, tile.pixels(sums.maximum[0]).astype(most.dtype), out=most)
+        self._tiles.clear()
 
     def finish(self) -> State:
+        self._gather()
         of_patterns = {"pattern_totals": self._totals, "pattern_marks": self._marks}
         return {**self._moments.finish(self._state), "maximum": self._maximum, **of_patterns}
 
@@ -165,7 +192,7 @@ def _convert_shard(job: Job, shard: tuple[int, ...], read: Callable[[slice, slic
     array = job.array
     sums = ShardSums(job, shard)
     with np.errstate(invalid="ignore"):  # counts may hold NaN: then so do the sums
-        pieces = array.encode_shard(shard, read, sums.add)
+        pieces = array.encode_shard(shard, read, lambda c: sums.add(Block(c.y, c.x, c.ky, c.kx, c.counts)))
         finished = sums.finish()
     check_unchanged(job)
     with writing(name_of(array.store)):
@@ -212,7 +239,7 @@ def _problem(job: Job, shard: tuple[int, ...]) -> str | None:
         flush(array.store, array.key(shard))
         with np.errstate(invalid="ignore"):
             for chunk in watched(array.read_shard(shard), str(array.store)):
-                sums.add(chunk)
+                sums.add(StoredBlock(chunk, chunk.y, chunk.x))
             found = sums.finish()
     except CorruptStoreError:
         return "has a wrong checksum"

@@ -45,8 +45,8 @@ class PatternSums:
             return
         if self.moments is not None:
             none = read_only(np.zeros((len(matrix), 0), self.moments.precision))
-            self.moments.add_matrix(state["moments"], block.ky, block.kx, matrix, none)
-        chosen = np.ascontiguousarray(operand[block.ky, block.kx]).ravel()
+            self.moments.add_matrix(state["moments"], block.tile, matrix, none)
+        chosen = block.tile.columns(operand[block.ky, block.kx])
         if not chosen.any():
             return
         if matrix.dtype.kind == "f" and not chosen.all():
@@ -56,7 +56,7 @@ class PatternSums:
         weights, shift = read_only(chosen.astype(np.float64)[None]), read_only(np.zeros(len(chosen)))
         weighted_sums(matrix, weights, shift, sums)
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
-        ny, nx = block.counts.shape[:2]
+        ny, nx = block.shape
         part = state["sums"][y : y + ny, x : x + nx]
         if used is None:
             part += sums.reshape(part.shape)
@@ -232,8 +232,8 @@ class BinnedRows:
         rows = operand.rows[block.y, block.x]
         rows = np.searchsorted(state["rows"], rows.ravel() if used is None else rows[used]).astype(np.int32)
         columns, shift, weights = (
-            read_only(np.ascontiguousarray(values[block.ky, block.kx]).ravel())
-            for values in (operand.columns, operand.shift, operand.weights)
+            read_only(block.tile.columns(values[block.ky, block.kx], fill))
+            for values, fill in ((operand.columns, operand.n_columns), (operand.shift, 0), (operand.weights, 0))
         )
         add_to_bins(matrix, read_only(rows), columns, shift, weights, state["picture"])
 

@@ -21,7 +21,7 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from ..errors import CountsError
-from ..reading.blocks import Block, InMemory, Source, Window, bounding_box
+from ..reading.blocks import InMemory, Source, Window, bounding_box
 from ..reading.lazy import runs, source_of
 from ..reading.shifts import distinct, moved, reach
 from ..reading.stalls import watched
@@ -67,10 +67,10 @@ def run_pass(
     descan : Descan, optional
         Shifts of the patterns of the window; `pixels` are those that are read because of them.
     """
-    state = reduction.start(window, used, operand)
     local = tuple(slice(s.start - o, s.stop - o) for s, o in zip(window, origin, strict=False))
     # NaN and infinity in pixels that are used are told apart from sound results at the end, in words.
     with np.errstate(invalid="ignore", over="ignore"):
+        state = reduction.start(window, used, operand)
         _feed(reduction, state, source, window, local, used, pixels, operand, origin, descan)
         return reduction.finish(state)
 
@@ -87,13 +87,15 @@ def _feed(
     origin: tuple[int, int, int, int],
     descan: Descan | None,
 ) -> None:
+    elsewhere = any(origin)
     for block in watched(source.blocks(local, used, pixels), source.name):  # type: ignore[arg-type]
-        y, x, ky, kx = (
-            slice(s.start + o, s.stop + o) for s, o in zip((block.y, block.x, block.ky, block.kx), origin, strict=True)
-        )
+        whole = block.at(origin) if elsewhere else block
+        if used is None and descan is None:
+            reduction.add(state, whole, None, operand)
+            continue
         place = (
-            slice(y.start - window[0].start, y.stop - window[0].start),
-            slice(x.start - window[1].start, x.stop - window[1].start),
+            slice(whole.y.start - window[0].start, whole.y.stop - window[0].start),
+            slice(whole.x.start - window[1].start, whole.x.stop - window[1].start),
         )
         block_used = None
         if used is not None:
@@ -102,7 +104,6 @@ def _feed(
                 continue
             if block_used.all():
                 block_used = None
-        whole = Block(y, x, ky, kx, block.counts)
         if descan is None:
             reduction.add(state, whole, block_used, operand)
         else:

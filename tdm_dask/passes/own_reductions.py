@@ -38,7 +38,7 @@ from .own_results import (
     state_copied,
     wrong_shape,
 )
-from .reductions import State, used_rows
+from .reductions import State, rows_of
 from .second_moments import unsplit_detector
 from .whole_patterns import Whole
 
@@ -147,7 +147,8 @@ class OwnReductions:
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: None) -> None:
         tile, place = (block.ky, block.kx), (block.y, block.x)
-        counts = used_rows(block, used).reshape(-1, *block.counts.shape[2:])
+        ny, nx, *sizes = block.counts.shape
+        counts = rows_of(block.counts.reshape(ny * nx, -1), used).reshape(-1, *sizes)
         if not all(r.whole_patterns for r in self.reductions):
             self._add(state, self._zeroed(counts, tile, state["zeroed"]), tile, place, used, whole=False)
         if any(r.whole_patterns for r in self.reductions):

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import MaskError, TemplateError
 from ..kernels.moments import exact_moments, shifted_moments, variance_from_sums
+from ..kernels.pixel_order import Tile
 from ..kernels.weighted_sums import LARGEST_SHIFT, weighted_counts, weighted_sums
 from ..reading.blocks import Block, Window
 from ..reading.memory import read_only
@@ -83,14 +84,16 @@ class Moments:
     def start(self, window: Window, used: np.ndarray | None, operand: Templates | None) -> State:
         shape = tuple(s.stop - s.start for s in self.pixels)
         n = math.prod(s.stop - s.start for s in window) if used is None else int(used.sum())
-        weights = np.zeros((0, n)) if operand is None else operand.weights(*window, used)
-        state: State = {
-            "n": n,
-            "weight": weights.astype(self.precision).sum(1, dtype=np.float64),
-            "cross": np.zeros((len(weights), *shape)),
-        }
+        state: State = {"n": n, "weight": np.zeros(0), "cross": np.zeros((0, *shape)), "window": window}
+        if operand is not None:
+            # Every detector tile of a store comes with the same probe positions.
+            weights: np.ndarray = np.ascontiguousarray(operand.weights(*window, None).T, self.precision)
+            flags = slice(None) if used is None else used.ravel()
+            state["weights"] = weights.reshape(*(s.stop - s.start for s in window), -1)
+            state["weight"] = weights[flags].sum(0, dtype=np.float64)
+            state["cross"] = np.zeros((weights.shape[1], *shape))
         if self.exact:
-            return state | {"total": np.zeros(shape, np.uint64), "squares": np.zeros(shape, np.uint64)}
+            return state | {"total": np.zeros(shape, np.uint64), "squares": np.zeros(shape, np.uint64), "tiles": {}}
         return state | {
             "shift": np.zeros(shape),
             "total": np.zeros(shape),
@@ -107,40 +110,67 @@ class Moments:
         matrix = used_rows(block, used)
         if not len(matrix):
             return
-        weights: np.ndarray = np.zeros((len(matrix), 0), self.precision)
-        if operand is not None:
-            weights = np.ascontiguousarray(operand.weights(block.y, block.x, used).T, self.precision)
-        self.add_matrix(state, block.ky, block.kx, matrix, weights)
-
-    def add_matrix(self, state: State, rows: slice, columns: slice, matrix: np.ndarray, weights: np.ndarray) -> None:
-        """Add counts (pattern, pixel) of a tile of the detector, and weights (pattern, template) of `precision`."""
-        ky, kx = rows.start - self.pixels[0].start, columns.start - self.pixels[1].start
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        if self.exact:
-            exact_moments(
-                matrix, read_only(weights), state["total"], state["squares"], state["cross"], ky, kx, width
-            )
+        weights: np.ndarray
+        if operand is None:
+            weights = np.zeros((len(matrix), 0), self.precision)
         else:
-            self._add_shifted(state, (slice(ky, ky + height), slice(kx, kx + width)), matrix, read_only(weights))
+            y, x = block.y.start - state["window"][0].start, block.x.start - state["window"][1].start
+            ny, nx = block.shape
+            here = state["weights"][y : y + ny, x : x + nx]
+            weights = here.reshape(ny * nx, -1) if used is None else here[used]
+        self.add_matrix(state, block.tile, matrix, weights)
 
-    def _add_shifted(self, state: State, place: tuple[slice, slice], matrix: np.ndarray, weights: np.ndarray) -> None:
-        pixels = matrix.shape[1]
-        tile = state["total"][place].shape
+    def add_matrix(self, state: State, tile: Tile, matrix: np.ndarray, weights: np.ndarray) -> None:
+        """Add counts (pattern, pixel) of a tile of the detector, and weights (pattern, template) of `precision`."""
+        weights = read_only(weights)
+        if not self.exact:
+            self._add_shifted(state, tile, matrix, weights)
+        elif tile.stored is None:
+            ky, kx = self._place(tile)
+            width = kx.stop - kx.start
+            exact_moments(matrix, weights, state["total"], state["squares"], state["cross"], ky.start, kx.start, width)
+        else:
+            # In the order of the columns, until the end or until moved blocks have come to too many places.
+            if tile not in state["tiles"]:
+                if (len(state["tiles"]) + 1) * tile.width > PLACES_KEPT * max(state["total"].size, tile.width):
+                    self._gather(state)
+                total, squares = (np.zeros((1, tile.width), np.uint64) for _ in range(2))
+                state["tiles"][tile] = total, squares, np.zeros((weights.shape[1], 1, tile.width))
+            total, squares, cross = state["tiles"][tile]
+            exact_moments(matrix, weights, total, squares, cross, 0, 0, tile.width)
+
+    def _place(self, tile: Tile) -> Window:
+        ky, kx = (s.start for s in self.pixels)
+        return slice(tile.ky0 - ky, tile.ky1 - ky), slice(tile.kx0 - kx, tile.kx1 - kx)
+
+    def _add_shifted(self, state: State, tile: Tile, matrix: np.ndarray, weights: np.ndarray) -> None:
+        place, pixels = self._place(tile), matrix.shape[1]
         new = ~state["seen"][place]
         if new.any():
             # Blocks that were moved overlap others: what has been summed keeps its shift.
             state["seen"][place] = True
-            state["shift"][place][new] = matrix.mean(0, dtype=np.float64).reshape(tile)[new]
-        shift = read_only(state["shift"][place].ravel())
+            state["shift"][place][new] = tile.pixels(matrix.mean(0, dtype=np.float64))[new]
+        shift = read_only(tile.columns(state["shift"][place]))
         total, squares, cross = np.zeros(pixels), np.zeros(pixels), np.zeros((weights.shape[1], pixels))
         shifted_moments(matrix, weights, shift, total, squares, cross)
-        state["total"][place] += total.reshape(tile)
-        state["squares"][place] += squares.reshape(tile)
-        state["cross"][:, *place] += cross.reshape(-1, *tile)
+        state["total"][place] += tile.pixels(total)
+        state["squares"][place] += tile.pixels(squares)
+        state["cross"][:, *place] += tile.pixels(cross)
+
+    def _gather(self, state: State) -> None:
+        """Put sums in the order of columns where their pixels are."""
+        while state["tiles"]:
+            tile, (total, squares, cross) = state["tiles"].popitem()
+            place = self._place(tile)
+            state["total"][place] += tile.pixels(total[0])
+            state["squares"][place] += tile.pixels(squares[0])
+            state["cross"][:, *place] += tile.pixels(cross[:, 0])
 
     def finish(self, state: State) -> State:
+        if self.exact:
+            self._gather(state)
         if self.exact or not state["n"]:
-            return state
+            return {name: values for name, values in state.items() if name not in ("window", "weights", "tiles")}
         n, total = state["n"], state["total"]
         offset = total / n
         return {
@@ -219,8 +249,7 @@ class Tiled:
             inside = _within(place, (block.y, block.x))
             here = None if used is None else used[inside]
             if here is None or here.any():
-                part = Block(*place, block.ky, block.kx, block.counts[inside])
-                self.inner.add(state[tile], part, here, operand)
+                self.inner.add(state[tile], block.of_probes(*inside), here, operand)
 
     def finish(self, state: State) -> State:
         return {tile: self.inner.finish(part) for tile, part in state.items()}
@@ -259,16 +288,16 @@ class Images:
 
     def start(self, window: Window, used: np.ndarray | None, operand: Masks) -> State:
         shape = tuple(s.stop - s.start for s in window)
-        return {"window": window, "images": np.zeros((len(operand.weights), *shape)), "tiles": {}, "kept": 0}
+        return {"window": window, "images": np.zeros((len(operand.weights), *shape)), "masks": {}, "kept": 0}
 
     def add(self, state: State, block: Block, used: np.ndarray | None, operand: Masks) -> None:
         matrix = used_rows(block, used)
-        tile = MaskTile.kept(state, operand.weights, block, matrix)
+        tile = MaskTile.kept(state, operand.weights, block.tile, matrix)
         if tile is None:
             return
         sums = tile.weighted_sums(matrix)
         y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
-        ny, nx = block.counts.shape[:2]
+        ny, nx = block.shape
         part = state["images"][:, y : y + ny, x : x + nx]
         if used is None:
             part += sums.T.reshape(part.shape)
@@ -309,24 +338,24 @@ class MaskTile:
     offsets: np.ndarray
 
     @staticmethod
-    def kept(state: State, weights: np.ndarray, block: Block, matrix: np.ndarray) -> MaskTile | None:
-        """The tile of a block from weights (mask, nky, nkx), kept in "tiles" of a state that starts as {}, "kept" as 0.
+    def kept(state: State, weights: np.ndarray, tile: Tile, matrix: np.ndarray) -> MaskTile | None:
+        """Masks over a tile from weights (mask, nky, nkx), kept in "masks" of a state that starts as {}, "kept" as 0.
 
         None where all weights are 0.
         """
-        place = (block.ky.start, block.ky.stop, block.kx.start, block.kx.stop)
-        if place not in state["tiles"]:
+        # What a store decodes is unsigned where it fits in few bytes, and then weighted otherwise.
+        key = tile, matrix.dtype.kind
+        if key not in state["masks"]:
             # Moved blocks have as many places as shifts; the others, one for each tile of the detector.
             state["kept"] += matrix.shape[1]
             if state["kept"] > PLACES_KEPT * weights[0].size:
-                state["tiles"], state["kept"] = {}, matrix.shape[1]
-            state["tiles"][place] = MaskTile.cut(weights[:, block.ky, block.kx], matrix)
-        return state["tiles"][place]
+                state["masks"], state["kept"] = {}, matrix.shape[1]
+            state["masks"][key] = MaskTile.cut(tile.columns(weights[:, tile.ky, tile.kx]), matrix)
+        return state["masks"][key]
 
     @classmethod
     def cut(cls, weights: np.ndarray, matrix: np.ndarray) -> MaskTile | None:
-        """The tile of counts (pattern, pixel) from the weights (mask, ky, kx) there; None where they are 0."""
-        weights = weights.reshape(len(weights), -1)
+        """The tile of counts (pattern, pixel) from the weights (mask, pixel) there; None where they are 0."""
         touched = np.asarray(weights.any(0))
         if not touched.any():
             return None
@@ -360,12 +389,14 @@ class MaskTile:
 
 
 def used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
-    """Counts (pattern, pixel) of the probe positions used, contiguous."""
-    if used is None:
-        matrix = np.ascontiguousarray(block.matrix)
-    else:
-        matrix = block.counts[used].reshape(-1, math.prod(block.counts.shape[2:]))
-    return read_only(matrix.view(np.uint8) if matrix.dtype == bool else matrix)
+    """Counts (pattern, pixel) of the probe positions used, contiguous, the pixels in the order of `block.tile`."""
+    return rows_of(block.matrix, used)
+
+
+def rows_of(matrix: np.ndarray, used: np.ndarray | None) -> np.ndarray:
+    """Rows of a matrix (pattern, pixel) at the probe positions used, contiguous, as a kernel wants them."""
+    rows = np.ascontiguousarray(matrix if used is None else matrix[used.ravel()])
+    return read_only(rows.view(np.uint8) if rows.dtype == bool else rows)
 
 
 def prepare_templates(templates: np.ndarray, used: np.ndarray | None) -> Templates:

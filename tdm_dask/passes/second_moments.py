@@ -21,7 +21,6 @@ from ..errors import MemoryLimitError
 from ..kernels.matrix import centred_rows
 from ..reading.blocks import Block, Window
 from ..reading.lazy import source_of
-from ..reading.memory import read_only
 from .graphs import moments_reduction, moments_result, parts_of, reduced, require_finite
 from .reductions import PLACES_KEPT, Masks, MaskTile, Moments, State, Templates
 from .whole_patterns import Gathered, Region
@@ -79,16 +78,15 @@ class Gram:
         if patterns is None or patterns.missing:
             return
         tiles = []
-        for ky, kx, matrix in patterns.tiles:
-            place = (ky.start, ky.stop, kx.start, kx.stop)
-            if place not in state["places"]:
-                found = operand.places(ky, kx)
+        for tile, matrix in patterns.tiles:
+            if tile not in state["places"]:
+                found = operand.places(tile)
                 # Moved blocks have as many places as shifts; the others, one for each tile of the detector.
                 state["kept"] += len(found[0])
                 if state["kept"] > PLACES_KEPT * len(state["mean"]):
                     state["places"], state["kept"] = {}, len(found[0])
-                state["places"][place] = found
-            tiles.append((matrix, *state["places"][place]))
+                state["places"][tile] = found
+            tiles.append((matrix, *state["places"][tile]))
         weights = None if operand.of is None else operand.of.weights(patterns.y, patterns.x, patterns.used)
         total = len(tiles[0][0])
         for first in range(0, total, ROWS - 1):
@@ -177,7 +175,7 @@ class NormalProduct:
             "cross": np.zeros((masks, *shape)),
             "gram": np.zeros((masks, masks)),
             "gathered": Gathered(operand.pixels),
-            "tiles": {},
+            "masks": {},
             "kept": 0,
         }
 
@@ -186,25 +184,25 @@ class NormalProduct:
         patterns = state["gathered"].take(block, used)
         if patterns is None:
             return
-        matrix = patterns.tiles[-1][-1]
+        tile, matrix = patterns.tiles[-1]
         if patterns.images is None:
             patterns.images = np.zeros((len(matrix), len(masks.weights)))
-        tile = MaskTile.kept(state, masks.weights, block, matrix)
-        if tile is not None:
-            patterns.images += tile.weighted_sums(matrix)
+        over = MaskTile.kept(state, masks.weights, tile, matrix)
+        if over is not None:
+            patterns.images += over.weighted_sums(matrix)
         if patterns.missing:
             return
         images = patterns.images - masks.offsets
         state["gram"] += images.T @ images
         weights: np.ndarray = np.ascontiguousarray(images, self.moments.precision)
         state["weight"] += weights.sum(0, dtype=np.float64)
-        for ky, kx, matrix in patterns.tiles:
-            self.moments.add_matrix(state, ky, kx, matrix, read_only(weights))
+        for tile, matrix in patterns.tiles:
+            self.moments.add_matrix(state, tile, matrix, weights)
         state["gathered"].give_back(patterns)
 
     def finish(self, state: State) -> State:
         state["gathered"].require_whole()
-        names = ("tiles", "kept", "gathered")
+        names = ("masks", "kept", "gathered")
         return self.moments.finish({k: v for k, v in state.items() if k not in names}) | {"gram": state["gram"]}
 
     def join(self, first: State, second: State) -> State:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.pixel_order import Tile
 from ..reading.blocks import Block, Window
 from ..reading.memory import read_only
-from .reductions import used_rows
+from .reductions import rows_of
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Patterns:
     x: slice
     used: np.ndarray | None
     missing: int
-    tiles: list[tuple[slice, slice, np.ndarray]] = field(default_factory=list)
+    tiles: list[tuple[Tile, np.ndarray]] = field(default_factory=list)
     images: np.ndarray | None = None
 
 
@@ -38,7 +39,7 @@ class Gathered:
         self._total = int(pixels.sum())
         self._open: dict[Any, Patterns] = {}
         self._inside: dict[Any, int] = {}
-        self._spare: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self._spare: dict[Any, list[np.ndarray]] = {}
 
     def take(self, block: Block, used: np.ndarray | None) -> Patterns | None:
         """The patterns of a block with the block's tile as their last; None where it holds no pixel of the region.
@@ -53,16 +54,17 @@ class Gathered:
         key = _key((block.y, block.x), used)
         patterns = self._open.pop(key, None) or Patterns(block.y, block.x, used, self._total)
         patterns.missing -= self._inside[place]
-        matrix = used_rows(block, used)
+        lent = block.matrix
+        matrix = rows_of(lent, used)
         if patterns.missing:
             self._open[key] = patterns
-            if np.may_share_memory(matrix, block.counts):  # a block is overwritten by the next
+            if np.may_share_memory(matrix, lent):  # a block is overwritten by the next
                 matrix = self._copied(matrix)
-        patterns.tiles.append((block.ky, block.kx, matrix))
+        patterns.tiles.append((block.tile, matrix))
         return patterns
 
     def _copied(self, matrix: np.ndarray) -> np.ndarray:
-        spare = self._spare.get(matrix.shape)
+        spare = self._spare.get((matrix.shape, matrix.dtype))
         # Fresh memory would cost as much as the copy into it.
         copy = spare.pop() if spare else np.empty(matrix.shape, matrix.dtype)
         copy[...] = matrix
@@ -70,10 +72,10 @@ class Gathered:
 
     def give_back(self, patterns: Patterns) -> None:
         """The memory of these patterns' tiles may be used again."""
-        for *_, matrix in patterns.tiles[:-1]:
+        for _, matrix in patterns.tiles[:-1]:
             memory = matrix.base
             if memory is not None and memory.shape == matrix.shape and memory.dtype == matrix.dtype:
-                self._spare.setdefault(matrix.shape, []).append(memory)
+                self._spare.setdefault((matrix.shape, matrix.dtype), []).append(memory)
         patterns.tiles.clear()
 
     def require_whole(self) -> None:
@@ -144,9 +146,8 @@ class Region:
     pixels: np.ndarray
     of: Any
 
-    def places(self, ky: slice, kx: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The region's pixels in a tile of the detector: columns of the tile, and places among the region's pixels."""
-        inside = self.pixels[ky, kx]
-        row, column = np.nonzero(inside)
-        before = np.cumsum(self.pixels).reshape(self.pixels.shape)[ky, kx][inside] - 1
-        return row * inside.shape[1] + column, before
+    def places(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """The region's pixels in a tile of the detector: its columns, and places among the region's pixels."""
+        inside = tile.columns(self.pixels[tile.ky, tile.kx])
+        number = np.cumsum(self.pixels).reshape(self.pixels.shape)
+        return np.flatnonzero(inside), tile.columns(number[tile.ky, tile.kx])[inside] - 1

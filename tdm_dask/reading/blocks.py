@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,9 +18,11 @@ import numpy as np
 from dask.base import tokenize
 
 from ..errors import SourceError
-from ..shards.sharded_array import ShardedArray
+from ..kernels.pixel_order import Tile
+from ..shards.mapped_files import mapped
+from ..shards.sharded_array import ShardedArray, StoredChunk
 from .file_state import FileState, check_state, file_state, opened
-from .memory import Buffers, copy_native, mapped, native
+from .memory import Buffers, copy_native, native
 
 Shape = tuple[int, int, int, int]
 Window = tuple[slice, slice]
@@ -29,24 +32,120 @@ Window = tuple[slice, slice]
 BLOCK_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
 class Block:
     """Counts of a tile of the scan and of the detector; overwritten when the next block is taken.
 
-    Those of a source are C-contiguous; a reduction may be given parts of them.
+    Parameters
+    ----------
+    y, x, ky, kx : slice
+        Where they lie.
+    counts : ndarray, shape (y, x, ky, kx)
+        Those of a source are C-contiguous; a reduction may be given parts of them.
     """
 
-    y: slice
-    x: slice
-    ky: slice
-    kx: slice
-    counts: np.ndarray
+    def __init__(self, y: slice, x: slice, ky: slice, kx: slice, counts: np.ndarray) -> None:
+        self.y, self.x, self.ky, self.kx = y, x, ky, kx
+        self._counts = counts
+
+    @property
+    def counts(self) -> np.ndarray:
+        """The counts (y, x, ky, kx), in order and in their own dtype."""
+        return self._counts
 
     @property
     def matrix(self) -> np.ndarray:
-        """The counts as (patterns, pixels)."""
-        ny, nx, nky, nkx = self.counts.shape
-        return self.counts.reshape(ny * nx, nky * nkx)
+        """The counts as (patterns, pixels), in the order of pixels and in the dtype that are had soonest."""
+        ny, nx = self.shape
+        return self.counts.reshape(ny * nx, -1)
+
+    @property
+    def tile(self) -> Tile:
+        """Which pixels the columns of the matrix are."""
+        return Tile(self.ky.start, self.ky.stop, self.kx.start, self.kx.stop)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Probe positions along y and x."""
+        return self.y.stop - self.y.start, self.x.stop - self.x.start
+
+    def at(self, origin: tuple[int, int, int, int]) -> Block:
+        """The same block where another array begins at (y, x, ky, kx)."""
+        y, x, ky, kx = (_moved(s, o) for s, o in zip((self.y, self.x, self.ky, self.kx), origin, strict=True))
+        return Block(y, x, ky, kx, self.counts)
+
+    def of_probes(self, y: slice, x: slice) -> Block:
+        """The part of the block at some of its probe positions, counted from its first."""
+        return Block(_moved(y, self.y.start), _moved(x, self.x.start), self.ky, self.kx, self.counts[y, x])
+
+    def within(self, ky: slice, kx: slice) -> Block:
+        """The part of the block that lies in a window of the detector."""
+        ky, kx = _overlap(self.ky, ky), _overlap(self.kx, kx)
+        if (ky, kx) == (self.ky, self.kx):
+            return self
+        part = self.counts[..., _inside(ky, self.ky), _inside(kx, self.kx)]
+        return Block(self.y, self.x, ky, kx, np.ascontiguousarray(part))
+
+
+class StoredBlock(Block):
+    """A block of a store, decoded when it is asked for: in order, or as a matrix in interleaved parts.
+
+    Parameters
+    ----------
+    chunk : StoredChunk
+        What it is a part of.
+    y, x : slice
+        Its probe positions.
+    """
+
+    def __init__(self, chunk: StoredChunk, y: slice, x: slice) -> None:
+        self.y, self.x, self.ky, self.kx = y, x, chunk.ky, chunk.kx
+        self._chunk = chunk
+        # Its part of the chunk.
+        self._probes = _inside(y, chunk.y), _inside(x, chunk.x)
+        self._pixels = _inside(chunk.ky, chunk.ky), _inside(chunk.kx, chunk.kx)
+
+    @property
+    def counts(self) -> np.ndarray:
+        return np.ascontiguousarray(self._chunk.counts[(*self._probes, *self._pixels)])
+
+    @property
+    def matrix(self) -> np.ndarray:
+        rows = self._chunk.interleaved
+        if rows is None:
+            return super().matrix
+        rows = rows[self._probes]
+        return np.ascontiguousarray(rows).reshape(-1, rows.shape[2])
+
+    @property
+    def tile(self) -> Tile:
+        if self._chunk.interleaved is None:
+            return super().tile
+        ky, kx = self._pixels
+        return Tile(
+            self.ky.start, self.ky.stop, self.kx.start, self.kx.stop, self._chunk.stored, (ky.start, kx.start)
+        )
+
+    def at(self, origin: tuple[int, int, int, int]) -> Block:
+        block = copy(self)
+        block.y, block.x, block.ky, block.kx = (
+            _moved(s, o) for s, o in zip((self.y, self.x, self.ky, self.kx), origin, strict=True)
+        )
+        return block
+
+    def of_probes(self, y: slice, x: slice) -> Block:
+        block = copy(self)
+        block.y, block.x = _moved(y, self.y.start), _moved(x, self.x.start)
+        block._probes = _moved(y, self._probes[0].start), _moved(x, self._probes[1].start)
+        return block
+
+    def within(self, ky: slice, kx: slice) -> Block:
+        block = copy(self)
+        block.ky, block.kx = _overlap(self.ky, ky), _overlap(self.kx, kx)
+        block._pixels = (
+            _moved(_inside(block.ky, self.ky), self._pixels[0].start),
+            _moved(_inside(block.kx, self.kx), self._pixels[1].start),
+        )
+        return block
 
 
 class Source(ABC):
@@ -372,7 +471,7 @@ class Shards(Source):
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
         array = self.array
-        buffer = np.empty(array.inner, array.dtype)
+        decoder = array.decoder()
         tiles_ky, tiles_kx = array.inner_grid[2:]
         if pixels is None:
             wanted_pixels = np.ones((tiles_ky, tiles_kx), bool)
@@ -393,8 +492,8 @@ class Shards(Source):
                     for ikx in range(array.grid[3]):
                         if not wanted.any():
                             continue
-                        for chunk in array.read_shard((iy, ix, iky, ikx), wanted, buffer):
-                            yield _trimmed(chunk, ys, xs)
+                        for chunk in array.read_shard((iy, ix, iky, ikx), wanted, decoder):
+                            yield StoredBlock(chunk, _overlap(chunk.y, ys), _overlap(chunk.x, xs))
 
     def identity(self) -> tuple[Any, ...]:
         return self.token, self.shape, str(self.dtype)
@@ -500,24 +599,10 @@ class Crop(Derived):
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
         inside = self._source_pixels(pixels)
         oy, ox, oky, okx = self.start
+        back = (-oy, -ox, -oky, -okx)
         outer = tuple(slice(s.start + o, s.stop + o) for s, o in zip(window, (oy, ox), strict=True))
         for block in self.source.blocks(outer, used, inside):  # type: ignore[arg-type]
-            ky, kx = (
-                slice(max(s.start, d.start), min(s.stop, d.stop))
-                for s, d in zip((block.ky, block.kx), self._detector, strict=True)
-            )
-            counts = block.counts[
-                ...,
-                ky.start - block.ky.start : ky.stop - block.ky.start,
-                kx.start - block.kx.start : kx.stop - block.kx.start,
-            ]
-            yield Block(
-                _moved(block.y, -oy),
-                _moved(block.x, -ox),
-                _moved(ky, -oky),
-                _moved(kx, -okx),
-                np.ascontiguousarray(counts),
-            )
+            yield block.within(*self._detector).at(back)
 
     def _source_pixels(self, pixels: np.ndarray | None) -> np.ndarray:
         inside = np.zeros(self.source.shape[2:], bool)
@@ -550,14 +635,13 @@ def _moved(s: slice, by: int) -> slice:
     return slice(s.start + by, s.stop + by)
 
 
-def _trimmed(chunk: Any, ys: slice, xs: slice) -> Block:
-    """An inner chunk as a block, without the probe positions outside a window, contiguous."""
-    y = slice(max(chunk.y.start, ys.start), min(chunk.y.stop, ys.stop))
-    x = slice(max(chunk.x.start, xs.start), min(chunk.x.stop, xs.stop))
-    counts = chunk.counts[
-        y.start - chunk.y.start : y.stop - chunk.y.start, x.start - chunk.x.start : x.stop - chunk.x.start
-    ]
-    return Block(y, x, chunk.ky, chunk.kx, np.ascontiguousarray(counts))
+def _overlap(first: slice, second: slice) -> slice:
+    return slice(max(first.start, second.start), min(first.stop, second.stop))
+
+
+def _inside(part: slice, of: slice) -> slice:
+    """A part of a slice, counted from where that begins."""
+    return slice(part.start - of.start, part.stop - of.start)
 
 
 def bounding_box(pixels: np.ndarray) -> tuple[slice, slice]:

@@ -79,20 +79,10 @@ def moved(
         probes = (shifts == shift[:, None, None]).all(0)
         if used is not None:
             probes &= used
-        # A view, of which the reduction copies what is used.
         y, x = bounding_box(probes)
         inside = probes[y, x]
-        rows, columns = (
-            slice(s.start + by - b.start, s.stop + by - b.start)
-            for s, by, b in zip((ky, kx), shift.tolist(), (block.ky, block.kx), strict=True)
-        )
-        part = Block(
-            slice(block.y.start + y.start, block.y.start + y.stop),
-            slice(block.x.start + x.start, block.x.start + x.stop),
-            ky,
-            kx,
-            block.counts[y, x, rows, columns],
-        )
+        read = (slice(s.start + by, s.stop + by) for s, by in zip((ky, kx), shift.tolist(), strict=True))
+        part = block.of_probes(y, x).within(*read).at((0, 0, *(-shift).tolist()))
         yield part, None if inside.all() else inside
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 import warnings
@@ -33,7 +34,7 @@ from ..shards.codec import Codec
 from ..shards.objects import StoreLike, delete_folder, name_of, reason_of, resolve, to_json, writing
 from ..shards.shapes import choose_shards, follow_tiles
 from ..shards.sharded_array import EMPTY, ShardedArray, sharded_array
-from .blocks import Shards, Source, ZarrArray
+from .blocks import Block, Shards, Source, StoredBlock, ZarrArray
 from .lazy import as_dask, source_of
 
 SCHEMA = 1
@@ -222,7 +223,7 @@ def create(
             dtype=dtype,
             chunks=inner,
             shards=shard,
-            compressors=codec.in_zarr() or None,
+            compressors=codec.for_chunks(math.prod(inner) * dtype.itemsize).in_zarr() or None,
             fill_value=0,
             dimension_names=list(DIMS),
             attributes={"units": "counts", "long_name": "detector counts"},
@@ -417,7 +418,7 @@ def _verify_shard(
                 y, x = (
                     slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False)
                 )
-                sums[y, x] += pattern_totals(chunk.counts, None if valid is None else valid[chunk.ky, chunk.kx])
+                sums[y, x] += _totals(StoredBlock(chunk, chunk.y, chunk.x), valid)
         index = array.read_index(shard)
     except CorruptStoreError as error:
         return str(error)
@@ -432,6 +433,15 @@ def _verify_shard(
             "again with overwrite=True."
         )
     return int(lengths.sum()) + array.index_bytes
+
+
+def _totals(block: Block, valid: np.ndarray | None) -> np.ndarray:
+    """Sum of each pattern (y, x) of a block over its valid pixels, in whatever order these have been decoded."""
+    tile = block.tile
+    flags = np.ones(tile.shape, bool) if valid is None else valid[tile.ky, tile.kx]
+    columns = tile.columns(flags)
+    matrix = block.matrix.reshape(*block.shape, 1, tile.width)
+    return pattern_totals(matrix, None if columns.all() else columns)
 
 
 def same_sums(found: Any, expected: Any) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import google_crc32c
 import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
+from crc32c import crc32c
 
 CRC = 4  # bytes of a checksum
 
@@ -41,14 +41,37 @@ class Codec:
             data = numcodecs.zstd.compress(chunk, options.get("level", 0), options.get("checksum", False))
         else:
             data = chunk.tobytes()
+        return self.sealed(data)
+
+    def sealed(self, data: bytes) -> tuple[bytes, ...]:
+        """Compressed bytes, and their checksum if there is one."""
         return (data, checksum(data)) if self.checksum else (data,)
 
-    def decode(self, data: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` from the stored bytes; ValueError where the checksum or the length is wrong."""
-        if self.checksum:
-            if len(data) < CRC or not checksum_is_right(data):
-                raise ValueError("its checksum is wrong")
-            data = data[:-CRC]
+    @property
+    def bit_planes(self) -> str | None:
+        """By what the bit planes of the counts are compressed, such as "lz4"; None where something else is stored."""
+        options = dict(self.options)
+        return options.get("cname") if self.compressor == "blosc" and options.get("shuffle") == "bitshuffle" else None
+
+    def for_chunks(self, nbytes: int) -> Codec:
+        """The same for inner chunks of so many bytes: zstd takes each as one block.
+
+        In blocks of the size that Blosc chooses, zstd compresses less, and decoding takes up to twice as long.
+        """
+        if ("cname", "zstd") not in self.options:
+            return self
+        return replace(self, options=(*self.options, ("blocksize", nbytes)))
+
+    def checked(self, data: np.ndarray) -> np.ndarray:
+        """The stored bytes without their checksum; ValueError where it is wrong."""
+        if not self.checksum:
+            return data
+        if len(data) < CRC or not checksum_is_right(data):
+            raise ValueError("its checksum is wrong")
+        return data[:-CRC]
+
+    def decompress(self, data: np.ndarray, out: np.ndarray) -> None:
+        """Fill `out` from stored bytes without their checksum; ValueError where they or their length are wrong."""
         flat = out.reshape(-1).view(np.uint8)
         size: int | None = len(data)
         if self.compressor == "blosc":
@@ -78,11 +101,11 @@ class Codec:
 
 def checksum(data: bytes) -> bytes:
     """The crc32c of stored bytes, as it follows them."""
-    return google_crc32c.value(data).to_bytes(CRC, "little")
+    return crc32c(data).to_bytes(CRC, "little")
 
 
 def checksum_is_right(data: np.ndarray) -> bool:
-    return google_crc32c.value(data[:-CRC]) == int.from_bytes(data[-CRC:].tobytes(), "little")
+    return crc32c(data[:-CRC]) == int.from_bytes(data[-CRC:].tobytes(), "little")
 
 
 def zstd_size(frame: np.ndarray) -> int | None:
@@ -107,6 +130,6 @@ def zstd_size(frame: np.ndarray) -> int | None:
 
 COMPRESSIONS: dict[str | None, Codec] = {
     "lz4": Codec("blosc", (("cname", "lz4"), ("clevel", 5), ("shuffle", "bitshuffle"))),
-    "zstd": Codec("blosc", (("cname", "zstd"), ("clevel", 3), ("shuffle", "bitshuffle"))),
+    "zstd": Codec("blosc", (("cname", "zstd"), ("clevel", 1), ("shuffle", "bitshuffle"))),
     None: Codec(None),
 }

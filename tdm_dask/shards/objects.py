@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zarr.abc.store import Store
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.storage import LocalStore
 
 from ..errors import DiskFullError, InputError, StoreError, TdmError
+from .mapped_files import mapped
 from .zarr_core import default_buffer_prototype, sync
 
 StoreLike = str | os.PathLike[str] | Store
@@ -90,9 +91,28 @@ def reason_of(error: OSError) -> str:
 
 
 def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
-    """Bytes of an object of the store (uint8), or None where there is no such object."""
+    """Bytes of an object of the store (uint8), or None where there is no such object; those of a range may be fewer."""
+    if type(store) is LocalStore and isinstance(byte_range, RangeByteRequest):
+        return _range_of_file(Path(store.root) / key, byte_range.start, byte_range.end)
     buffer = sync(store.get(key, default_buffer_prototype(), byte_range))
     return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
+
+
+def _range_of_file(path: Path, start: int, stop: int) -> np.ndarray | None:
+    """Bytes `start` to `stop` of a file, without a copy where the system can do that."""
+    try:
+        file = path.open("rb", buffering=0)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    with file:
+        stop = min(stop, os.fstat(file.fileno()).st_size)
+        if stop <= start:
+            return np.empty(0, np.uint8)
+        data = mapped(file.fileno(), start, stop, [(start, stop)])
+        if data is None:
+            file.seek(start)
+            data = np.frombuffer(file.read(stop - start), np.uint8)
+        return data
 
 
 def put(store: Store, key: str, *pieces: bytes) -> None:

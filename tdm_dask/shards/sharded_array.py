@@ -26,11 +26,14 @@ from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from ..errors import CorruptStoreError
 from ..kernels.copying import copy_tiles
 from .codec import CRC, Codec, checksum, checksum_is_right
+from .decoding import Decoder
+from .encoding import Encoder
 from .layout import array_layout
 from .objects import get
 from .zarr_core import metadata_of
 
 T = TypeVar("T")
+Place = tuple[slice, slice, slice, slice]
 
 # Ranges of one shard that are read in one request: neighbours are joined, up to this much at a time.
 RANGE_BYTES = 4 * 2**20
@@ -41,15 +44,63 @@ GAP_BYTES = 64 * 2**10
 AHEAD = 1
 
 EMPTY = np.uint64(2**64 - 1)
+
+
 @dataclass(frozen=True)
 class InnerChunk:
-    """One inner chunk as it is delivered: where its counts lie in the array, and the counts (a reused buffer)."""
+    """One inner chunk as it is written: where its counts lie in the array, and the counts (a reused buffer)."""
 
     y: slice
     x: slice
     ky: slice
     kx: slice
     counts: np.ndarray
+
+
+class StoredChunk:
+    """One inner chunk as it is read: where its counts lie in the array, and the counts, decoded as they are asked for.
+
+    What is decoded lies in memory that the next chunk uses again.
+
+    Attributes
+    ----------
+    y, x, ky, kx : slice
+        Where its counts lie, without what overhangs the array.
+    stored : (height, width)
+        Pixels of the tile of the detector as it is stored, which may overhang.
+    """
+
+    def __init__(
+        self, place: Place, data: np.ndarray | None, decoder: Decoder, damaged: Callable[[str], Exception]
+    ) -> None:
+        self.y, self.x, self.ky, self.kx = place
+        self.stored = decoder.inner[2:]
+        self._data, self._decoder, self._damaged = data, decoder, damaged
+        # Asked for often: no cached properties, which take a lock each time.
+        self._counts: np.ndarray | None = None
+        self._interleaved: np.ndarray | None = None
+        self._tried = False
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Counts (y, x, ky, kx); CorruptStoreError if they cannot be decoded."""
+        if self._counts is None:
+            try:
+                counts = self._decoder.in_order(self._data)
+            except ValueError as error:
+                raise self._damaged(str(error)) from None
+            self._counts = counts[tuple(slice(0, s.stop - s.start) for s in (self.y, self.x, self.ky, self.kx))]
+        return self._counts
+
+    @property
+    def interleaved(self) -> np.ndarray | None:
+        """Narrow counts (y, x, pixels of the stored tile in eight parts); None where these are not to be had."""
+        if not self._tried:
+            self._tried = True
+            counts = self._decoder.interleaved(self._data)
+            if counts is not None:
+                self._interleaved = counts[: self.y.stop - self.y.start, : self.x.stop - self.x.start]
+        return self._interleaved
 
 
 @dataclass(frozen=True)
@@ -119,35 +170,36 @@ class ShardedArray:
             "overwrite=True."
         )
 
+    def decoder(self) -> Decoder:
+        """Decodes this array's inner chunks; one thread's."""
+        return Decoder(self.codec, self.inner, self.dtype, self.fill_value)
+
     def read_shard(
-        self, shard: Sequence[int], wanted: np.ndarray | None = None, buffer: np.ndarray | None = None
-    ) -> Iterator[InnerChunk]:
-        """Read, check and decode inner chunks of one shard, each into the same buffer.
+        self, shard: Sequence[int], wanted: np.ndarray | None = None, decoder: Decoder | None = None
+    ) -> Iterator[StoredChunk]:
+        """Read and check inner chunks of one shard; they are decoded by whoever takes them.
 
         Parameters
         ----------
         shard : sequence of 4 int
         wanted : ndarray of bool, shape `inner_grid`, optional
             Inner chunks to read; all that overlap the array by default. Others are not read.
-        buffer : ndarray, shape `inner`, optional
-            Reused for every inner chunk.
+        decoder : Decoder, optional
+            Its memory is used for every inner chunk.
 
         Yields
         ------
-        InnerChunk
-            In the order of the bytes in the shard. `counts` is a view of the buffer (cropped where the chunk
-            overhangs the array) and is overwritten by the next.
+        StoredChunk
+            In the order of the bytes in the shard, each valid until the next.
         """
         index = self.read_index(shard)
         wanted = self.overlapping(shard) if wanted is None else wanted & self.overlapping(shard)
-        if buffer is None:
-            buffer = np.empty(self.inner, self.dtype)
+        decoder = decoder or self.decoder()
         offsets, lengths = index[wanted].T
         chunks = np.argwhere(wanted)
         empty = offsets == EMPTY
-        for chunk in chunks[empty]:
-            buffer[...] = self.fill_value
-            yield self._place(shard, chunk, buffer)
+        for chunk, place in zip(chunks[empty].tolist(), self._places(shard, chunks[empty]), strict=True):
+            yield self._stored(shard, chunk, place, None, decoder)
         order = np.argsort(offsets[~empty], kind="stable")
         offsets, lengths, chunks = (a[~empty][order] for a in (offsets, lengths, chunks))
         groups = list(_joined(offsets.astype(np.int64), lengths.astype(np.int64)))
@@ -156,17 +208,28 @@ class ShardedArray:
         ]
         requests = [partial(get, self.store, self.key(shard), r) for r in ranges]
         number = getattr(self.store, "ahead", AHEAD)
+        places = self._places(shard, chunks)
+        parts = list(zip(chunks.tolist(), places, offsets.tolist(), lengths.tolist(), strict=True))
         for group, byte_range, data in zip(groups, ranges, ahead(requests, number), strict=True):
             start, stop = byte_range.start, byte_range.end
             if data is None or len(data) < stop - start:
                 raise self._damaged(shard, "it ends before the inner chunks that its index lists")
-            for n in range(group.start, group.stop):
-                first = int(offsets[n]) - start
-                try:
-                    self.codec.decode(data[first : first + int(lengths[n])], buffer)
-                except ValueError as error:
-                    raise self._damaged(shard, f"inner chunk {tuple(map(int, chunks[n]))}: {error}") from None
-                yield self._place(shard, chunks[n], buffer)
+            for chunk, place, offset, length in parts[group.start : group.stop]:
+                stored = data[offset - start : offset - start + length]
+                yield self._stored(shard, chunk, place, stored, decoder)
+
+    def _stored(
+        self, shard: Sequence[int], chunk: Sequence[int], place: Place, data: np.ndarray | None, decoder: Decoder
+    ) -> StoredChunk:
+        damaged = partial(self._damaged_chunk, shard, chunk)
+        try:
+            checked = None if data is None else self.codec.checked(data)
+        except ValueError as error:
+            raise damaged(str(error)) from None
+        return StoredChunk(place, checked, decoder, damaged)
+
+    def _damaged_chunk(self, shard: Sequence[int], chunk: Sequence[int], why: str) -> CorruptStoreError:
+        return self._damaged(shard, f"inner chunk {tuple(chunk)}: {why}")
 
     def overlapping(self, shard: Sequence[int]) -> np.ndarray:
         """Inner chunks of a shard that overlap the array, bool of shape `inner_grid`."""
@@ -176,11 +239,14 @@ class ShardedArray:
         ]
         return reduce(np.logical_and.outer, axes)
 
-    def _place(self, shard: Sequence[int], chunk: Sequence[int], buffer: np.ndarray) -> InnerChunk:
-        starts = [int(i * s + k * c) for i, s, k, c in zip(shard, self.shard, chunk, self.inner, strict=True)]
-        sizes = [min(c, n - start) for c, n, start in zip(self.inner, self.shape, starts, strict=True)]
-        y, x, ky, kx = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
-        return InnerChunk(y, x, ky, kx, buffer[tuple(slice(0, size) for size in sizes)])
+    def _places(self, shard: Sequence[int], chunks: np.ndarray) -> list[Place]:
+        """Where the counts of inner chunks (chunk, 4) of a shard lie in the array."""
+        starts = np.multiply(shard, self.shard) + chunks * np.array(self.inner)
+        stops = np.minimum(starts + np.array(self.inner), self.shape)
+        return [
+            (slice(y, y1), slice(x, x1), slice(ky, ky1), slice(kx, kx1))
+            for (y, x, ky, kx), (y1, x1, ky1, kx1) in zip(starts.tolist(), stops.tolist(), strict=True)
+        ]
 
     def encode_shard(
         self,
@@ -207,10 +273,15 @@ class ShardedArray:
         index = np.full((*self.inner_grid, 2), EMPTY, np.uint64)
         inside = self.overlapping(shard)
         columns = int(inside.any((0, 1, 2)).sum())
+        encoder = Encoder(self.codec, self.dtype)
         tiles = np.zeros((columns, *self.inner), self.dtype.newbyteorder("<"))
         encoded: dict[tuple[int, ...], tuple[bytes, ...]] = {}
         for y, x, ky in np.argwhere(inside.any(3)).tolist():
-            places = [self._place(shard, (y, x, ky, kx), tile) for kx, tile in enumerate(tiles)]
+            row = self._places(shard, np.array([(y, x, ky, kx) for kx in range(columns)]))
+            places = [
+                InnerChunk(*place, tile[tuple(slice(0, s.stop - s.start) for s in place)])
+                for place, tile in zip(row, tiles, strict=True)
+            ]
             if ky == 0:
                 patterns = read(places[0].y, places[0].x)
             if any(place.counts.shape != self.inner for place in places):
@@ -219,7 +290,7 @@ class ShardedArray:
             for kx, (place, tile) in enumerate(zip(places, tiles, strict=True)):
                 if visit is not None:
                     visit(place)
-                encoded[ky, kx, y, x] = self.codec.encode(tile)
+                encoded[ky, kx, y, x] = encoder.encode(tile)
         parts = dict(sorted(encoded.items()))
         offset = 0
         for (ky, kx, y, x), pieces in parts.items():

@@ -16,15 +16,20 @@ _MOST_READ = 32
 _NAMED = 3
 
 
-def pattern_marks(counts: np.ndarray, totals: np.ndarray, ky: int, kx: int) -> np.ndarray:
+def marked_pixels(pixels: int) -> slice:
+    """Those of so many pixels of a part of the detector that marks are made of."""
+    return slice(0, None, min(max(pixels // _LEAST_PIXELS, 1), _ONE_IN))
+
+
+def pattern_marks(pixels: np.ndarray, totals: np.ndarray, ky: int, kx: int) -> np.ndarray:
     """A number for each pattern, from its sum and a few pixels: equal where these are, and hardly ever elsewhere.
 
     Parameters
     ----------
-    counts : ndarray, shape (ny, nx, nky, nkx)
-        C-contiguous, of part of the detector; the marks of all parts add up to that of the pattern.
+    pixels : ndarray, shape (ny, nx, n)
+        The `marked_pixels` of part of the detector; the marks of all parts add up to that of the pattern.
     totals : ndarray of uint64 or float64, shape (ny, nx)
-        Their sums.
+        Sums over all pixels of that part.
     ky, kx : int
         The first pixel of that part.
 
@@ -34,18 +39,16 @@ def pattern_marks(counts: np.ndarray, totals: np.ndarray, ky: int, kx: int) -> n
 
     Examples
     --------
-    >>> counts = np.arange(4 * 300, dtype=np.uint16).reshape(2, 2, 15, 20)
+    >>> counts = np.arange(4 * 300, dtype=np.uint16).reshape(2, 2, 300)
     >>> counts[1, 1] = counts[0, 0]
-    >>> marks = pattern_marks(counts, counts.sum((2, 3)), 0, 0)
+    >>> marks = pattern_marks(counts[..., marked_pixels(300)], counts.sum(2), 0, 0)
     >>> bool(marks[0, 0] == marks[1, 1]), len(np.unique(marks))
     (True, 3)
     """
-    ny, nx = counts.shape[:2]
-    rows = counts.reshape(ny * nx, -1)
-    step = min(max(rows.shape[1] // _LEAST_PIXELS, 1), _ONE_IN)
-    pixels = rows[:, ::step].view(f"u{counts.itemsize}").astype(np.uint64)
-    weights = _weights(ky, kx, pixels.shape[1] + 1)
-    return (pixels @ weights[1:]).reshape(ny, nx) + totals.view(np.uint64) * weights[0]
+    ny, nx, n = pixels.shape
+    values = pixels.reshape(ny * nx, n).view(f"u{pixels.itemsize}").astype(np.uint64)
+    weights = _weights(ky, kx, n + 1)
+    return (values @ weights[1:]).reshape(ny, nx) + totals.view(np.uint64) * weights[0]
 
 
 @lru_cache(maxsize=4096)
@@ -76,7 +79,8 @@ def repeated(
     >>> counts = np.random.default_rng(0).poisson(3, (4, 5, 16, 16)).astype(np.uint16)
     >>> counts[2, 1] = counts[2, 0]
     >>> totals = counts.sum((2, 3))
-    >>> repeated(totals, pattern_marks(counts, totals, 0, 0), lambda y0, y1, x0, x1: counts[y0:y1, x0:x1])
+    >>> marks = pattern_marks(counts.reshape(4, 5, -1)[..., marked_pixels(256)], totals, 0, 0)
+    >>> repeated(totals, marks, lambda y0, y1, x0, x1: counts[y0:y1, x0:x1])
     ['1 pattern(s) hold the same counts as an earlier one: repeated, at (y, x) = (2, 1) as (2, 0).']
     """
     present = totals.ravel() != 0

@@ -10,10 +10,10 @@ import shutil
 
 import cloudpickle
 import dask
-import google_crc32c
 import numpy as np
 import pytest
 from conversions import SHAPE, SHARDS, WatchedStore, assert_same_store, disk_full, stopped_after
+from crc32c import crc32c
 from small_stores import converted, poisson, raw_file, shard_files
 from zarr.storage import LocalStore, WrapperStore
 
@@ -229,7 +229,7 @@ def swapped(data, first, second):
     index = np.frombuffer(data[-260:-4], "<u8").reshape(2, 2, 2, 2, 2).copy()
     index[first], index[second] = index[second].copy(), index[first].copy()
     table = index.tobytes()
-    return data[:-260] + table + google_crc32c.value(table).to_bytes(4, "little")
+    return data[:-260] + table + crc32c(table).to_bytes(4, "little")
 
 
 def other_probes(data):

@@ -28,7 +28,7 @@ from tdm_dask.reading.blocks import InMemory
 from tdm_dask.reading.store import stored_findings
 from tdm_dask.shards.codec import COMPRESSIONS
 from tdm_dask.sources.formats.registry import open_vendor
-from tdm_dask.sources.repeats import pattern_marks, repeated
+from tdm_dask.sources.repeats import marked_pixels, pattern_marks, repeated
 
 
 @pytest.fixture
@@ -45,6 +45,12 @@ def run(capsys, tmp_path, monkeypatch):
 
 
 # Repeated patterns
+
+
+def marks_of(counts, kx=0):
+    """Marks of patterns that are one part of the detector."""
+    marked = counts.reshape(*counts.shape[:2], -1)[..., marked_pixels(counts[0, 0].size)]
+    return pattern_marks(marked, counts.sum((2, 3)), 0, kx)
 
 
 def repeats_in(path):
@@ -72,7 +78,7 @@ def test_patterns_that_differ_in_one_count_are_not_repeated(tmp_path):
     counts[..., 39, 39] = pattern.sum() + 100 - counts.sum((2, 3)) + counts[..., 39, 39]
     assert len(np.unique(counts.sum((2, 3)))) == 1
     assert len(np.unique(counts.reshape(20, -1), axis=0)) == 20
-    assert len(np.unique(pattern_marks(counts, counts.sum((2, 3)), 0, 0))) == 1
+    assert len(np.unique(marks_of(counts))) == 1
     converted(tmp_path / "scan.zarr", counts)
     assert repeats_in(tmp_path / "scan.zarr") == []
 
@@ -109,7 +115,7 @@ def test_a_stuck_detector_is_reported_without_reading_every_pattern():
         reads.append((y0, x0))
         return counts[y0:y1, x0:x1]
 
-    (sentence,) = repeated(counts.sum((2, 3)), pattern_marks(counts, counts.sum((2, 3)), 0, 0), read)
+    (sentence,) = repeated(counts.sum((2, 3)), marks_of(counts), read)
     assert sentence.startswith("At least 32 pattern(s) hold the same counts")
     assert "1199 look the same" in sentence
     assert len(reads) == 64
@@ -118,7 +124,7 @@ def test_a_stuck_detector_is_reported_without_reading_every_pattern():
 def test_marks_of_detector_tiles_tell_their_places():
     counts = np.zeros((1, 2, 4, 4), "u2")
     counts[0, 0, 0, 0] = 5
-    both = np.stack([pattern_marks(counts, counts.sum((2, 3)), 0, 0), pattern_marks(counts, counts.sum((2, 3)), 0, 4)])
+    both = np.stack([marks_of(counts), marks_of(counts, kx=4)])
     assert len(np.unique(both[:, 0, 0])) == 2
     assert not both[:, 0, 1].any()
 

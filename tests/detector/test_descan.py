@@ -336,13 +336,39 @@ def test_many_shifts_keep_few_cut_masks(tiled):
     block = Block(*window, slice(0, 64), slice(0, 64), tiled[1])
     for part, used in shifts.moved(block, None, by, (slice(0, 64), slice(0, 64))):
         reduction.add(state, part, used, masks)
-        kept = sum(tile.weights.shape[1] for tile in state["tiles"].values())
+        kept = sum(tile.weights.shape[1] for tile in state["masks"].values())
         assert kept <= PLACES_KEPT * 64 * 64
     expected = np.zeros((24, 24))
     for y, x in np.ndindex(24, 24):
         ky, kx = (slice(max(0, s), 64 + min(0, s)) for s in by[:, y, x])
         expected[y, x] = tiled[1][y, x, ky, kx].sum()
     np.testing.assert_allclose(state["images"], [expected] * 3)
+
+
+def test_many_shifts_keep_few_sums_of_places(tiled):
+    """Sums in the order in which a store is decoded do not pile up with the number of shifts."""
+    from tdm_dask.passes.reductions import PLACES_KEPT, Moments
+    from tdm_dask.reading.lazy import source_of
+
+    path, dense = tiled
+    whole = (slice(0, 64), slice(0, 64))
+    reduction, window = Moments(whole, exact=True), (slice(0, 24), slice(0, 24))
+    state = reduction.start(window, None, None)
+    by = np.random.default_rng(0).integers(-9, 10, (2, 24, 24))
+    most = 0
+    for block in source_of(tdm.open(path).data).blocks(window, None, None):
+        assert block.tile.stored is not None
+        for part, used in shifts.moved(block, None, by[:, block.y, block.x], whole):
+            reduction.add(state, part, used, None)
+            kept = sum(tile.width for tile in state["tiles"])
+            assert kept <= PLACES_KEPT * 64 * 64
+            most = max(most, kept)
+    assert most > PLACES_KEPT * 64 * 60
+    expected = np.zeros((64, 64), np.uint64)
+    for y, x in np.ndindex(24, 24):
+        (ky, there), (kx, here) = (shifts.overlap(64, int(s)) for s in by[:, y, x])
+        expected[ky, kx] += dense[y, x, there, here]
+    np.testing.assert_array_equal(reduction.finish(state)["total"], expected)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
-"""Counts of any byte order and strides come out native and contiguous; files are mapped, or read."""
+"""Counts of any byte order and strides come out native and contiguous; frames are mapped, or read."""
 
 from __future__ import annotations
 
-import mmap
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from tdm_dask.errors import SourceError
 from tdm_dask.kernels.copying import copy_native, copy_tiles
 from tdm_dask.reading.blocks import RawFrames
-from tdm_dask.reading.memory import Buffers, mapped, native
+from tdm_dask.reading.memory import Buffers, native
 
 DTYPES = ["<u2", ">u2", ">u1", ">u4", "<u4", ">f4", ">i2", "?"]
 
@@ -81,45 +79,6 @@ def test_buffers_are_used_again():
     small = buffers.take("a", (5,), np.float32)
     assert np.shares_memory(large, small)
     assert not np.shares_memory(large, buffers.take("b", (4,), np.uint8))
-
-
-@pytest.fixture
-def file(tmp_path):
-    """A file of 100 kB and what is in it."""
-    path = tmp_path / "file"
-    content = np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8)
-    path.write_bytes(content.tobytes())
-    return path, content
-
-
-def map_part(path, start, stop, pieces):
-    with open(path, "rb") as file:
-        return mapped(file.fileno(), start, stop, pieces)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux brings pages in on request")
-@pytest.mark.parametrize(("start", "stop"), [(0, 100_000), (1, 2), (4096, 8192), (5000, 99_999)])
-def test_mapped(file, start, stop):
-    path, content = file
-    data = map_part(path, start, stop, [(start, stop)])
-    np.testing.assert_array_equal(data, content[start:stop])
-    with pytest.raises(ValueError, match="read-only"):
-        data[0] = 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux brings pages in on request")
-def test_mapping_what_is_not_there_is_an_error_and_no_signal(file, monkeypatch):
-    path, _ = file
-    whole_map = mmap.mmap
-
-    def cut_and_map(*args, **options):
-        memory = whole_map(*args, **options)
-        os.truncate(path, 10_000)  # after the size was looked at
-        return memory
-
-    monkeypatch.setattr(mmap, "mmap", cut_and_map)
-    with pytest.raises(OSError, match="became shorter"):
-        map_part(path, 0, 100_000, [(0, 100_000)])
 
 
 @pytest.mark.parametrize("window", [(slice(0, 5), slice(0, 7)), (slice(1, 4), slice(2, 5)), (slice(4, 5), slice(6, 7))])

@@ -21,11 +21,11 @@ OPTIONS = {"blosc": (("cname", "lz4"), ("clevel", 5), ("shuffle", "bitshuffle"))
 def test_a_chunk_of_another_size_is_refused(name, lines, checksum):
     codec, counts = Codec(name, OPTIONS[name], checksum), poisson((4, 4, 8, 8))
     out = np.empty_like(counts)
-    codec.decode(np.frombuffer(b"".join(codec.encode(counts)), np.uint8), out)
+    codec.decompress(codec.checked(np.frombuffer(b"".join(codec.encode(counts)), np.uint8)), out)
     np.testing.assert_array_equal(out, counts)
     stored = np.frombuffer(b"".join(codec.encode(poisson((lines, 4, 8, 8)))), np.uint8)
     with pytest.raises(ValueError, match=f"holds {lines * 512} bytes instead of 2048"):
-        codec.decode(stored, out)
+        codec.decompress(codec.checked(stored), out)
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 65791, 65792, 10**6])

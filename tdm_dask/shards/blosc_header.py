@@ -1,0 +1,59 @@
+"""The first bytes of a Blosc chunk of bit planes: what can be read block by block, and what is written so."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+# Version of the container and of its compressor's format; kinds of what flags say.
+_VERSION, _COMPRESSOR_VERSION = 2, 1
+_SHUFFLES, _BITSHUFFLED, _COPIED, _RESERVED, _UNSPLIT = 0b101, 0b100, 0b10, 0b1000, 0b10000
+_FORMATS = {"lz4": 1, "zstd": 4}
+_LAYOUT = struct.Struct("<BBBBiii")
+# Bytes of it; the place of each block follows, in four bytes.
+SIZE = _LAYOUT.size
+# Counts of one word of a bit plane.
+_WORD = 64
+
+
+class Blocks(NamedTuple):
+    """How the bit planes of a chunk lie in blocks.
+
+    Attributes
+    ----------
+    block : int
+        Bytes of counts in each block but the last, which may have fewer.
+    split : bool
+        Whether each byte of the counts is a stream of its own in whole blocks.
+    """
+
+    block: int
+    split: bool
+
+
+def read_header(data: np.ndarray, compressor: str, nbytes: int, itemsize: int) -> Blocks | None:
+    """The blocks of a chunk that should hold so many bytes of counts; None where they cannot be read from planes."""
+    if len(data) < SIZE:
+        return None
+    version, compressor_version, flags, size, length, block, stored = _LAYOUT.unpack_from(data.data)
+    words = _WORD * itemsize
+    expected = (
+        (version, compressor_version, size, length, stored)
+        == (_VERSION, _COMPRESSOR_VERSION, itemsize, nbytes, len(data))
+        and flags & _SHUFFLES == _BITSHUFFLED
+        and not flags & (_COPIED | _RESERVED)
+        and flags >> 5 == _FORMATS.get(compressor)
+        and 0 < block <= nbytes
+        and block % words == 0
+        and (nbytes % block) % words == 0
+        and SIZE + 4 * -(-nbytes // block) <= stored
+    )
+    return Blocks(block, not flags & _UNSPLIT) if expected else None
+
+
+def header(compressor: str, nbytes: int, itemsize: int, block: int, stored: int) -> bytes:
+    """The header of a chunk of so many bytes in split blocks, which holds `nbytes` of counts."""
+    flags = _FORMATS[compressor] << 5 | _BITSHUFFLED
+    return _LAYOUT.pack(_VERSION, _COMPRESSOR_VERSION, flags, itemsize, nbytes, block, stored)
