@@ -138,6 +138,58 @@ def test_numcodecs_compresses_and_fills_memory_that_is_there():
         np.testing.assert_array_equal(out, counts)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a library of Windows shows no names but those that it exports")
+def test_lz4_shows_the_functions_of_its_library():
+    import ctypes
+
+    import lz4.block
+
+    from tdm_dask.shards.lz4_library import lz4_address
+
+    data = b"counts " * 100
+    packed = lz4.block.compress(data, store_size=False)
+    found = lz4_address("LZ4_decompress_safe")
+    assert found, "lz4.block._block shows no LZ4_decompress_safe any more: numcodecs decodes, at half the speed"
+    out = ctypes.create_string_buffer(len(data))
+    decompress = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)(found)
+    assert decompress(packed, out, len(packed), len(data)) == len(data)
+    assert out.raw == data
+    assert decompress(packed, out, len(packed), len(data) - 1) < 0, "lz4 writes beyond the memory that it is given"
+    compress = lz4_address("LZ4_compress_fast")
+    assert compress, "lz4.block._block shows no LZ4_compress_fast any more: numcodecs compresses, more slowly"
+    kinds = ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_int
+    size = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(compress)(data, out, len(data), len(data), 1)
+    assert lz4.block.decompress(out.raw[:size], uncompressed_size=len(data)) == data
+
+
+def test_a_function_that_lz4_does_not_show_has_no_address():
+    from tdm_dask.shards.lz4_library import lz4_address
+
+    assert lz4_address("LZ4_of_no_version") == 0
+
+
+def test_numba_takes_instructions_that_are_written_out():
+    from numba import types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def last(typing, values):
+        def generate(context, builder, signature, arguments):
+            array = context.make_array(signature.args[0])(context, builder, arguments[0])
+            n = builder.extract_value(array.shape, 0)
+            place = cgutils.gep_inbounds(builder, array.data, builder.sub(n, n.type(1)))
+            return builder.load(place)
+
+        return types.int64(values), generate
+
+    @njit
+    def call(values):
+        return last(values)
+
+    assert call(np.arange(5)) == 4, "numba.extending.intrinsic does not write out what it is given"
+
+
 def test_dask_runs_tasks_that_hold_values_and_refer_to_others():
     import dask
     from dask.highlevelgraph import HighLevelGraph

@@ -5,25 +5,19 @@ is what takes Blosc its time, and no sum over them needs it: here a pattern beco
 8 i + k of one k, side by side) that 64-bit words give at once, in as few bytes as the counts need.
 
     columns of a pattern of n pixels:  0, 8, 16, ..., 1, 9, 17, ..., 7, 15, ..., n - 1
-
-Instructions on vectors are written out where Numba finds none: it cannot know that sixteen arrays do not overlap.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from .vectors import instructions
 
 # What `place_planes` answers, if not how many bytes of a count are needed.
 TOO_NARROW = -2
-
-# Functions so made are called with one argument less than they are written with.
-instructions: Any = intrinsic
 
 # Words of 64 bit that are taken together: vectors that every processor has the registers for.
 _LANES = 4

@@ -10,7 +10,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
-from .bit_planes import TOO_NARROW, bytes_used, instructions, make_planes, place_bytes
+from .bit_planes import TOO_NARROW, bytes_used, make_planes, place_bytes
+from .vectors import instructions
 
 # What `read_blocks` answers where bytes are not what they should be.
 DAMAGED = -1

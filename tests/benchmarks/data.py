@@ -125,7 +125,12 @@ class Data:
         """The second of the stores."""
         return self._store(self.scale.store_scans[1])
 
-    def _store(self, scan: Pair) -> Scan:
+    @property
+    def zstd_store(self) -> Scan:
+        """The counts of the second one, compressed by zstd."""
+        return self._store(self.scale.store_scans[1], "zstd")
+
+    def _store(self, scan: Pair, compression: str = "lz4") -> Scan:
         import dask.array as da
 
         import tdm_dask as tdm
@@ -140,9 +145,10 @@ class Data:
 
             chunks = (*tiles, *((n,) for n in self.scale.detector))
             counts = tdm.label_counts(da.map_blocks(tile, chunks=chunks, dtype=DTYPE, meta=np.empty((0,) * 4, DTYPE)))
-            tdm.convert(counts, path, scan_step=SCAN_STEP)
+            tdm.convert(counts, path, scan_step=SCAN_STEP, compression=compression)
 
-        return self._made(f"{scan[0]}x{scan[1]}.zarr", scan, write)
+        of_zstd = "-zstd" if compression == "zstd" else ""
+        return self._made(f"{scan[0]}x{scan[1]}{of_zstd}.zarr", scan, write)
 
     def _made(self, name: str, scan: Pair, write: Callable[[Path], None]) -> Scan:
         """Make a file under another name and move it, so that one that is there is whole."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,20 +35,42 @@ class Ours(Contestant):
         self.counts = tdm.open(self.scan.path, **layout)
 
     def derive(self) -> Any:
-        """Pearson masks of the templates."""
+        """Pearson masks of the templates; within the BF disk alone, where masks have no weight outside."""
         import xarray as xr
 
         import tdm_dask as tdm
 
         templates = xr.DataArray(self.templates, dims=("template", "y", "x"))
-        return tdm.derive_mask(self.counts, templates).compute()
+        region = bf_disk(self.scan.detector_shape) if self.bright_field else None
+        return tdm.derive_mask(self.counts, templates, detector_region=region).compute()
 
 
 class Derive(Ours):
     """Pearson masks of templates."""
 
     def run(self) -> Answer:
-        return masks_answer(self.derive().values)
+        where = " within the BF disk" if self.bright_field else ""
+        return {name + where: mask for name, mask in masks_answer(self.derive().values).items()}
+
+
+@dataclass
+class DeriveFromDisk(Derive):
+    """The same from a disk of a given speed: reads wait for as long as it would take.
+
+    Parameters
+    ----------
+    rate : float
+        Bytes per second.
+    """
+
+    rate: float = math.inf
+
+    def load(self) -> None:
+        import tdm_dask as tdm
+
+        from .slow_disk import SlowDisk
+
+        self.counts = tdm.open(SlowDisk(self.scan.path, self.rate))
 
 
 class DeriveAndApply(Ours):
