@@ -223,9 +223,9 @@ def write_blocks(
     Parameters
     ----------
     counts : ndarray of uint8, uint16 or uint32, shape (n,)
-        C-contiguous; n is a multiple of `bit_planes.GROUP`.
+        C-contiguous; n is a multiple of `kernels.bit_planes.GROUP`.
     block : int
-        Counts in each block but the last, which may have fewer; a multiple of `bit_planes.GROUP`.
+        Counts in each block but the last, which may have fewer; a multiple of `kernels.bit_planes.GROUP`.
     lz4 : int
         Address of LZ4_compress_fast.
     acceleration : int

@@ -29,7 +29,9 @@ _REORDER = ("reassoc", "contract", "nsz", "arcp")
 
 
 def start_of(context, builder, kind, array):
-    """The address where a C-contiguous array begins."""
+    """The address where a C-contiguous array begins; TypeError for any other, when code is compiled for it."""
+    if kind.layout != "C":
+        raise TypeError(f"instructions on vectors take C-contiguous arrays, not one of layout {kind.layout}")
     return builder.ptrtoint(context.make_array(kind)(context, builder, array).data, NUMBER)
 
 

@@ -26,6 +26,9 @@ State = dict[Any, Any]
 # Cut masks that one task keeps, in whole detectors.
 PLACES_KEPT = 4
 
+# What a state of moments holds for the task alone.
+_OF_TASK = ("window", "weights", "weights_of", "tiles")
+
 
 class Reduction(Protocol):
     """What a pass makes of the blocks that it reads. The operand is templates, or masks, in memory."""
@@ -90,6 +93,7 @@ class Moments:
             weights: np.ndarray = np.ascontiguousarray(operand.weights(*window, None).T, self.precision)
             flags = slice(None) if used is None else used.ravel()
             state["weights"] = weights.reshape(*(s.stop - s.start for s in window), -1)
+            state["weights_of"] = {}
             state["weight"] = weights[flags].sum(0, dtype=np.float64)
             state["cross"] = np.zeros((weights.shape[1], *shape))
         if self.exact:
@@ -114,11 +118,20 @@ class Moments:
         if operand is None:
             weights = np.zeros((len(matrix), 0), self.precision)
         else:
+            weights = self._weights(state, block, used)
+        self.add_matrix(state, block.tile, matrix, weights)
+
+    def _weights(self, state: State, block: Block, used: np.ndarray | None) -> np.ndarray:
+        key = block.y.start, block.y.stop, block.x.start, block.x.stop
+        found: np.ndarray | None = state["weights_of"].get(key) if used is None else None
+        if found is None:
             y, x = block.y.start - state["window"][0].start, block.x.start - state["window"][1].start
             ny, nx = block.shape
             here = state["weights"][y : y + ny, x : x + nx]
-            weights = here.reshape(ny * nx, -1) if used is None else here[used]
-        self.add_matrix(state, block.tile, matrix, weights)
+            found = read_only(here.reshape(ny * nx, -1) if used is None else here[used])
+            if used is None:
+                state["weights_of"][key] = found
+        return found
 
     def add_matrix(self, state: State, tile: Tile, matrix: np.ndarray, weights: np.ndarray) -> None:
         """Add counts (pattern, pixel) of a tile of the detector, and weights (pattern, template) of `precision`."""
@@ -170,7 +183,7 @@ class Moments:
         if self.exact:
             self._gather(state)
         if self.exact or not state["n"]:
-            return {name: values for name, values in state.items() if name not in ("window", "weights", "tiles")}
+            return {name: values for name, values in state.items() if name not in _OF_TASK}
         n, total = state["n"], state["total"]
         offset = total / n
         return {
@@ -371,7 +384,7 @@ class MaskTile:
             touched if some else None,
             read_only(np.ascontiguousarray(weights)),
             read_only(shift),
-            read_only(weights.astype(np.float32)),
+            read_only(np.ascontiguousarray(weights, np.float32)),
             read_only(shift.astype(np.float32)),
             weights @ shift,
         )

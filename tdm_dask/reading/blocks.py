@@ -98,11 +98,12 @@ class StoredBlock(Block):
     """
 
     def __init__(self, chunk: StoredChunk, y: slice, x: slice) -> None:
-        self.y, self.x, self.ky, self.kx = y, x, chunk.ky, chunk.kx
+        self.y, self.x, self.ky, self.kx = y, x, ky, kx = y, x, chunk.ky, chunk.kx
         self._chunk = chunk
-        # Its part of the chunk.
-        self._probes = _inside(y, chunk.y), _inside(x, chunk.x)
-        self._pixels = _inside(chunk.ky, chunk.ky), _inside(chunk.kx, chunk.kx)
+        # Its part of the chunk. One of these is made for every few thousand counts: nothing is called for it.
+        first_y, first_x = chunk.y.start, chunk.x.start
+        self._probes = slice(y.start - first_y, y.stop - first_y), slice(x.start - first_x, x.stop - first_x)
+        self._pixels = slice(0, ky.stop - ky.start), slice(0, kx.stop - kx.start)
 
     @property
     def counts(self) -> np.ndarray:
@@ -113,8 +114,9 @@ class StoredBlock(Block):
         rows = self._chunk.interleaved
         if rows is None:
             return super().matrix
-        rows = rows[self._probes]
-        return np.ascontiguousarray(rows).reshape(-1, rows.shape[2])
+        if rows.shape[:2] != self.shape:
+            rows = np.ascontiguousarray(rows[self._probes])
+        return rows.reshape(-1, rows.shape[2])
 
     @property
     def tile(self) -> Tile:

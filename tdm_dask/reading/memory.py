@@ -27,6 +27,8 @@ class Buffers:
 
 def read_only(array: np.ndarray) -> np.ndarray:
     """A read-only view: arrays from another process are read-only, and a kernel is compiled for one kind alone."""
+    if not array.flags.writeable:
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

@@ -37,13 +37,15 @@ class Decoder:
         iy, ix, height, width = inner
         self.inner = (iy, ix, height, width)
         self._codec, self._dtype, self._fill = codec, dtype, fill_value
+        self._compressor = codec.bit_planes
         self._memory: dict[str, np.ndarray] = {}
+        self._shown: dict[str, np.ndarray] = {}
         self._planes = self._parts = np.empty(0, np.uint8)
         self._needed = 1  # bytes of a count
-        self._lz4 = lz4_address("LZ4_decompress_safe") if codec.bit_planes == "lz4" else 0
+        self._lz4 = lz4_address("LZ4_decompress_safe") if self._compressor == "lz4" else 0
         pixels = math.prod(self.inner[2:])
         self._interleaves = (
-            (codec.bit_planes == "zstd" or self._lz4 != 0)
+            (self._compressor == "zstd" or self._lz4 != 0)
             and sys.byteorder == "little"
             and dtype.itemsize in (1, 2, 4)
             and pixels % PARTS == 0
@@ -65,7 +67,7 @@ class Decoder:
         return out.reshape(self.inner)
 
     def interleaved(self, data: np.ndarray | None) -> np.ndarray | None:
-        """The same as narrow counts (y, x, pixels in eight parts); None where these are not to be had.
+        """The same as narrow counts (y, x, pixels in eight parts), read-only; None where these are not to be had.
 
         Unsigned where they are narrower than they were stored; else of the array's dtype.
         """
@@ -73,7 +75,7 @@ class Decoder:
             return None
         if data is None:
             return self._filled()
-        compressor, size = str(self._codec.bit_planes), self._dtype.itemsize
+        compressor, size = self._compressor or "", self._dtype.itemsize
         nbytes = math.prod(self.inner) * size
         blocks = read_header(data, compressor, nbytes, size)
         # Only of LZ4 each byte of the counts may be a stream of its own.
@@ -92,7 +94,7 @@ class Decoder:
                 found = self._read_zstd(data, nbytes, block, out)
             if found > 0:
                 self._needed = found
-                return self._rows(out.view(self._dtype) if used == size else out)
+                return self._rows(f"{used} bytes", self._dtype if used == size else out.dtype)
             if found == DAMAGED:
                 return None
             used *= 2
@@ -123,15 +125,21 @@ class Decoder:
             needed = max(needed, found)
         return needed
 
-    def _rows(self, matrix: np.ndarray) -> np.ndarray:
-        return matrix.reshape(*self.inner[:2], matrix.shape[1])
+    def _rows(self, name: str, dtype: np.dtype) -> np.ndarray:
+        """What has been decoded into the memory of a name, to be looked at alone."""
+        rows = self._shown.get(name)
+        if rows is None:
+            matrix = self._memory[name]
+            rows = self._shown[name] = matrix.view(dtype).reshape(*self.inner[:2], matrix.shape[1])
+            rows.flags.writeable = False
+        return rows
 
     def _filled(self) -> np.ndarray | None:
         value = self._fill
         narrow = self._dtype.kind in "ui" and self._dtype.itemsize > 1 and 0 <= value < 256
-        out = self._take("1 bytes" if narrow else "filled", np.dtype("u1") if narrow else self._dtype)
-        out[...] = value
-        return self._rows(out)
+        name, dtype = ("1 bytes", np.dtype("u1")) if narrow else ("filled", self._dtype)
+        self._take(name, dtype)[...] = value
+        return self._rows(name, dtype)
 
     def _take(self, name: str, dtype: np.dtype) -> np.ndarray:
         patterns, pixels = math.prod(self.inner[:2]), math.prod(self.inner[2:])

@@ -98,8 +98,10 @@ class StoredChunk:
         if not self._tried:
             self._tried = True
             counts = self._decoder.interleaved(self._data)
-            if counts is not None:
-                self._interleaved = counts[: self.y.stop - self.y.start, : self.x.stop - self.x.start]
+            inside = self.y.stop - self.y.start, self.x.stop - self.x.start
+            if counts is not None and counts.shape[:2] != inside:
+                counts = counts[: inside[0], : inside[1]]
+            self._interleaved = counts
         return self._interleaved
 
 

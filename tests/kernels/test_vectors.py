@@ -88,3 +88,8 @@ def test_not_a_number_and_infinity_come_through():
             out = np.zeros(1)
             add_sums(rows, np.ones(1), out)
             np.testing.assert_equal(out[0], value)
+
+
+def test_an_array_that_is_not_contiguous_is_refused_when_code_is_compiled_for_it():
+    with pytest.raises(TypeError, match="C-contiguous arrays, not one of layout A"):
+        doubled(np.zeros(8)[::2], np.zeros(4))
