@@ -45,8 +45,7 @@ from ..reading.store import SIDECARS, is_store
 from ..reading.tasks import DataNode
 from ..reading.thinned import Thinned
 from ..shards.codec import COMPRESSIONS
-from ..shards.objects import StoreLike, delete, delete_folder, list_keys, name_of, resolve, to_json, writing
-from ..shards.sharded_array import ahead
+from ..shards.objects import StoreLike, ahead, delete, delete_folder, list_keys, name_of, resolve, to_json, writing
 from ..sources.faults import faults, without_nan
 from ..sources.formats.registry import open_vendor
 from ..sources.repeats import repeated

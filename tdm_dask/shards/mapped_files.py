@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import mmap
 import os
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +32,7 @@ def mapped(descriptor: int, start: int, stop: int, pieces: Iterable[tuple[int, i
     first = start - start % mmap.ALLOCATIONGRANULARITY
     memory = mmap.mmap(descriptor, stop - first, mmap.MAP_SHARED, mmap.PROT_READ, offset=first)
     data = np.frombuffer(memory, np.uint8)
-    # Called from outside of the interpreter, whose lock a slow disk would hold otherwise.
-    advise = ctypes.CDLL(None, use_errno=True).madvise
+    advise = _madvise()
     for begin, end in pieces:
         page = (begin - first) - (begin - first) % mmap.PAGESIZE
         address, length = ctypes.c_void_p(data.ctypes.data + page), ctypes.c_size_t(end - first - page)
@@ -42,3 +43,9 @@ def mapped(descriptor: int, start: int, stop: int, pieces: Iterable[tuple[int, i
             if error != errno.EINTR:
                 raise OSError(errno.EIO, f"{os.strerror(error)}, as after a disk failed or the file became shorter")
     return data[start - first :]
+
+
+@functools.cache
+def _madvise() -> Any:
+    """The function of C, called from outside of the interpreter, whose lock a slow disk would hold otherwise."""
+    return ctypes.CDLL(None, use_errno=True).madvise

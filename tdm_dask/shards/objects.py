@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from zarr.abc.store import RangeByteRequest, Store
+from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.storage import LocalStore
 
 from ..errors import DiskFullError, InputError, StoreError, TdmError
 from .mapped_files import mapped
 from .zarr_core import default_buffer_prototype, sync
+
+T = TypeVar("T")
+
+# Requests for ranges of an object that are under way while another is used; a store may name more of its own.
+AHEAD = 1
 
 StoreLike = str | os.PathLike[str] | Store
 
@@ -92,27 +102,87 @@ def reason_of(error: OSError) -> str:
 
 def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
     """Bytes of an object of the store (uint8), or None where there is no such object; those of a range may be fewer."""
-    if type(store) is LocalStore and isinstance(byte_range, RangeByteRequest):
-        return _range_of_file(Path(store.root) / key, byte_range.start, byte_range.end)
+    if type(store) is LocalStore and isinstance(byte_range, RangeByteRequest | SuffixByteRequest):
+        with _opened(Path(store.root) / key) as file:
+            return None if file is None else _Range.of(file, byte_range)()
     buffer = sync(store.get(key, default_buffer_prototype(), byte_range))
     return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
 
 
-def _range_of_file(path: Path, start: int, stop: int) -> np.ndarray | None:
-    """Bytes `start` to `stop` of a file, without a copy where the system can do that."""
+def read_ranges(store: Store, key: str, byte_ranges: Sequence[RangeByteRequest]) -> Iterator[np.ndarray | None]:
+    """The same for several ranges of one object, in order; the next is under way while one is used."""
+    if type(store) is LocalStore:
+        with _opened(Path(store.root) / key) as file:
+            calls = [] if file is None else [_Range.of(file, byte_range) for byte_range in byte_ranges]
+            yield from [None] * len(byte_ranges) if file is None else ahead(calls, AHEAD, _Range.in_memory)
+    else:
+        requests = [partial(get, store, key, byte_range) for byte_range in byte_ranges]
+        yield from ahead(requests, getattr(store, "ahead", AHEAD))
+
+
+def ahead(
+    calls: Iterable[Callable[[], T]], number: int, takes_no_time: Callable[[Any], bool] = lambda _: False
+) -> Iterator[T]:
+    """What each call gives, in order; so many of the next are under way while a result is used.
+
+    Those of which it is said that they take no time are made when it is their turn: another thread would take more.
+    """
+    with ThreadPoolExecutor(number) as executor:
+        coming: deque[Callable[[], T]] = deque()
+        for call in calls:
+            coming.append(call if takes_no_time(call) else executor.submit(call).result)
+            if len(coming) > number:
+                yield coming.popleft()()
+        while coming:
+            yield coming.popleft()()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.FileIO | None]:
     try:
-        file = path.open("rb", buffering=0)
+        file = io.FileIO(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
+        yield None
+        return
     with file:
-        stop = min(stop, os.fstat(file.fileno()).st_size)
-        if stop <= start:
+        yield file
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Bytes `start` to `stop` of an open file; a call reads them, without a copy where the system can do that."""
+
+    path: Path
+    descriptor: int
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, file: io.FileIO, byte_range: RangeByteRequest | SuffixByteRequest) -> _Range:
+        opened, size = (Path(str(file.name)), file.fileno()), os.fstat(file.fileno()).st_size
+        if isinstance(byte_range, SuffixByteRequest):
+            return cls(*opened, max(size - byte_range.suffix, 0), size)
+        return cls(*opened, byte_range.start, min(byte_range.end, size))
+
+    def __call__(self) -> np.ndarray:
+        if self.stop <= self.start:
             return np.empty(0, np.uint8)
-        data = mapped(file.fileno(), start, stop, [(start, stop)])
+        data = mapped(self.descriptor, self.start, self.stop, [(self.start, self.stop)])
         if data is None:
-            file.seek(start)
-            data = np.frombuffer(file.read(stop - start), np.uint8)
+            with io.FileIO(self.path) as file:  # whose position no other thread moves
+                file.seek(self.start)
+                data = np.frombuffer(file.read(self.stop - self.start), np.uint8)
         return data
+
+    def in_memory(self) -> bool:
+        """Whether the system seems to hold these bytes, so that no disk is waited for."""
+        try:
+            return all(
+                os.preadv(self.descriptor, [bytearray(1)], place, os.RWF_NOWAIT)
+                for place in (self.start, self.stop - 1)
+            )
+        except (OSError, AttributeError):
+            return False
 
 
 def put(store: Store, key: str, *pieces: bytes) -> None:

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from itertools import chain, product
-from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -29,19 +26,15 @@ from .codec import CRC, Codec, checksum, checksum_is_right
 from .decoding import Decoder
 from .encoding import Encoder
 from .layout import array_layout
-from .objects import get
+from .objects import get, read_ranges
 from .zarr_core import metadata_of
 
-T = TypeVar("T")
 Place = tuple[slice, slice, slice, slice]
 
 # Ranges of one shard that are read in one request: neighbours are joined, up to this much at a time.
 RANGE_BYTES = 4 * 2**20
 # Bytes read in vain are cheaper than a further request, up to this many.
 GAP_BYTES = 64 * 2**10
-
-# Requests for ranges of one shard that are under way while another is decoded; a store may name more of its own.
-AHEAD = 1
 
 EMPTY = np.uint64(2**64 - 1)
 
@@ -208,11 +201,10 @@ class ShardedArray:
         ranges = [
             RangeByteRequest(int(offsets[g.start]), int(offsets[g.stop - 1] + lengths[g.stop - 1])) for g in groups
         ]
-        requests = [partial(get, self.store, self.key(shard), r) for r in ranges]
-        number = getattr(self.store, "ahead", AHEAD)
         places = self._places(shard, chunks)
         parts = list(zip(chunks.tolist(), places, offsets.tolist(), lengths.tolist(), strict=True))
-        for group, byte_range, data in zip(groups, ranges, ahead(requests, number), strict=True):
+        read = read_ranges(self.store, self.key(shard), ranges)
+        for group, byte_range, data in zip(groups, ranges, read, strict=True):
             start, stop = byte_range.start, byte_range.end
             if data is None or len(data) < stop - start:
                 raise self._damaged(shard, "it ends before the inner chunks that its index lists")
@@ -315,17 +307,6 @@ def sharded_array(array: zarr.Array) -> ShardedArray | None:
         return None
     parts = (getattr(layout, field.name) for field in dataclasses.fields(layout))
     return ShardedArray(array.store, array.path, *parts)
-
-
-def ahead(calls: Iterable[Callable[[], T]], number: int) -> Iterator[T]:
-    """What each call gives, in order; so many of the next are under way while a result is used."""
-    with ThreadPoolExecutor(number) as executor:
-        coming: deque[Future[T]] = deque()
-        for call in calls:
-            coming.append(executor.submit(call))
-            if len(coming) > number:
-                yield coming.popleft().result()
-        yield from (future.result() for future in coming)
 
 
 def _joined(offsets: np.ndarray, lengths: np.ndarray) -> Iterator[range]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
-from zarr.abc.store import RangeByteRequest
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.storage import LocalStore
 
 from tdm_dask.shards import objects
@@ -64,3 +65,40 @@ def test_a_range_of_an_object(file, monkeypatch, can_map, window):
     start, stop = window
     np.testing.assert_array_equal(objects.get(store, path.name, RangeByteRequest(start, stop)), content[start:stop])
     assert objects.get(store, "another", RangeByteRequest(start, stop)) is None
+
+
+def test_the_end_of_an_object(file, monkeypatch):
+    path, content = file
+    store = LocalStore(path.parent, read_only=True)
+    for can_map in (True, False):
+        if not can_map:
+            monkeypatch.setattr(objects, "mapped", lambda *_: None)
+        for size in (1, 4, 5000, 100_000, 200_000):
+            np.testing.assert_array_equal(objects.get(store, path.name, SuffixByteRequest(size)), content[-size:])
+        assert objects.get(store, "another", SuffixByteRequest(4)) is None
+    (path.parent / "empty").touch()
+    assert len(objects.get(store, "empty", SuffixByteRequest(4))) == 0
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_ranges_come_in_order_and_only_what_a_disk_is_waited_for_is_read_ahead(file, monkeypatch, in_memory):
+    path, content = file
+    store = LocalStore(path.parent, read_only=True)
+    wanted = [RangeByteRequest(50_000, 60_000), RangeByteRequest(0, 10), RangeByteRequest(99_999, 120_000)]
+    threads, read = [], objects._Range.__call__
+
+    def noted(self):
+        threads.append(threading.current_thread())
+        return read(self)
+
+    monkeypatch.setattr(objects._Range, "__call__", noted)
+    monkeypatch.setattr(objects._Range, "in_memory", lambda _: in_memory)
+    found = []
+    for n, data in enumerate(objects.read_ranges(store, path.name, wanted), 1):
+        found.append(data.copy())
+        assert len(threads) <= n + (not in_memory), "no more than the next one is read ahead"
+    for data, byte_range in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(data, content[byte_range.start : byte_range.end])
+    assert [thread is threading.current_thread() for thread in threads] == [in_memory] * len(wanted)
+    assert list(objects.read_ranges(store, "another", wanted)) == [None] * 3
+
