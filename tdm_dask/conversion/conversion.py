@@ -117,7 +117,8 @@ def convert(
     crop : dict of slices, optional
         As for `crop`: the part to convert.
     compression : {"lz4", "zstd", None}, default "lz4"
-        "lz4" reads and writes fastest; "zstd" is smaller, for archives. All with bitshuffle and checksums.
+        "lz4" reads and writes fastest; "zstd" takes less room, and less time on slow disks (see "Speed" in the
+        documentation). All with bitshuffle and checksums.
     resume : bool, default True
         Go on with an unfinished conversion of the same source; else an unfinished store is an error.
     overwrite : bool, default False

@@ -94,7 +94,6 @@ def block_moments(
         TaskRef(operand.key),
         used,
         edges,
-        together=2,
     )
 
 

@@ -28,9 +28,6 @@ from ..reading.stalls import watched
 from ..reading.tasks import DataNode, List, Task, TaskRef
 from .reductions import Images, Masks, Moments, Reduction, State, Templates, Tiled
 
-# Partial results that one task merges.
-SPLIT_EVERY = 8
-
 
 @dataclass(frozen=True)
 class Descan:
@@ -124,9 +121,20 @@ def _run_on_array(
     return run_pass(reduction, InMemory(array), window, used, pixels, operand, origin, descan)
 
 
-def _merge_all(reduction: Reduction, states: list[State]) -> State:
+def _merge(reduction: Reduction, *states: State) -> State:
     with np.errstate(invalid="ignore", over="ignore"):
         return functools.reduce(reduction.merge, states[1:], dict(states[0]))
+
+
+def results_held(parts: int) -> int:
+    """Partial results that wait at a time, at most, where one thread makes so many, and `Pass.merged` merges them.
+
+    Examples
+    --------
+    >>> [results_held(parts) for parts in (1, 2, 8, 9)]
+    [1, 2, 4, 5]
+    """
+    return (parts - 1).bit_length() + 1
 
 
 def _join_all(reduction: Reduction, states: list[State]) -> State:
@@ -144,15 +152,17 @@ class Pass:
     dependencies: list[Any]
     reduction: TaskRef
 
-    def merged(self, together: int = SPLIT_EVERY) -> TaskRef:
-        """Add the tasks that merge all partial results, so many at a time; gives the last one."""
+    def merged(self) -> TaskRef:
+        """Add the tasks that merge all partial results; gives the last one.
+
+        Two at a time, and so as soon as there are two: few are held, which have the size of the detector at least.
+        """
         keys, level = list(self.keys.values()), 0
         while len(keys) > 1 or level == 0:
             merged = []
-            for n, first in enumerate(range(0, len(keys), together)):
+            for n, first in enumerate(range(0, len(keys), 2)):
                 key = (f"merge-{self.name}", level, n)
-                group = List(*map(TaskRef, keys[first : first + together]))
-                self.layer[key] = Task(key, _merge_all, self.reduction, group)
+                self.layer[key] = Task(key, _merge, self.reduction, *map(TaskRef, keys[first : first + 2]))
                 merged.append(key)
             keys, level = merged, level + 1
         return TaskRef(keys[0])
@@ -265,14 +275,10 @@ def reduced(
     shifts: np.ndarray | None,
     result: Callable[..., Any],
     *arguments: Any,
-    together: int = SPLIT_EVERY,
 ) -> Delayed:
-    """`result(state, *arguments)` of what one pass over the counts merges to, lazy; parameters as in `moments`.
-
-    No more than `together` partial results are merged at a time: two where they are large.
-    """
+    """`result(state, *arguments)` of what one pass over the counts merges to, lazy; parameters as in `moments`."""
     plan = plan_pass(array, reduction, used, pixels, operand, shifts)
-    return plan.delayed(f"{result.__name__}-{plan.name}", result, plan.merged(together), *arguments)
+    return plan.delayed(f"{result.__name__}-{plan.name}", result, plan.merged(), *arguments)
 
 
 def parts_of(array: Any, result: Delayed, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:

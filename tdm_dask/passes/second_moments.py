@@ -257,7 +257,7 @@ def gram(
         )
     operand = delayed(Region, pure=True)(flags, templates)
     whole = unsplit_detector(array)
-    result = reduced(whole, Gram(), used, pixels, operand, shifts, _gram_result, flags, together=2)
+    result = reduced(whole, Gram(), used, pixels, operand, shifts, _gram_result, flags)
     shapes = {"n": (), "mean": detector, "std": detector, "correlation": (q, q), "rho": (n_templates, *detector)}
     if templates is None:
         del shapes["rho"]

@@ -28,7 +28,7 @@ from ..detector.calibration import calibrate
 from ..detector.conventional_masks import parse_detector
 from ..errors import DiskFullError, MemoryLimitError
 from ..masks.derivation import apply_mask, correlate, derive_mask
-from ..passes.graphs import SPLIT_EVERY
+from ..passes.graphs import results_held
 from ..passes.second_moments import ROWS
 from ..reading.blocks import BLOCK_BYTES, Crop, Shards, Source, any_per_tile
 from ..reading.lazy import runs, source_of
@@ -500,7 +500,10 @@ def _correlate(request: Request, scan: _Scan, seconds: float) -> StagePlan:
     # Sums and squares, and the products with every template; two copies while they are handed on, and those that wait
     # to be merged.
     state = (number + 3) * FLOAT * int(np.prod(_window_shape(scan.tried, pixels)))
-    return scan.planned("correlate", pixels, rate, lazy, 2 * state, SPLIT_EVERY * state + 4 * templates.nbytes)
+    source = source_of(counts.data)
+    tasks = counts.data.chunks[:2] if source is None else runs(source, _part_of_detector(source, pixels))
+    waiting = results_held(math.prod(map(len, tasks)))
+    return scan.planned("correlate", pixels, rate, lazy, 2 * state, waiting * state + 4 * templates.nbytes)
 
 
 def _ridge(request: Request, scan: _Scan, templates: xr.DataArray, pixels: np.ndarray, seconds: float) -> StagePlan:

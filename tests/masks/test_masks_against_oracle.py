@@ -48,8 +48,11 @@ def test_masks_and_images_equal_the_oracle(data, scan, layout, scheduler, tmp_pa
         np.testing.assert_array_equal(mask.values, found["rho"].values)
         image = tdm.apply_mask(labelled, mask, normalisation="standardised").compute()
         # Compared with the mask that was found: the oracle's differs in the last digits of rho.
-        expected = oracle.standardised_image(counts, mask.values, mask["mean"].values, mask["std"].values)
-        oracle.assert_close(image, expected)
+        of_pixels = mask["mean"].values, mask["std"].values
+        expected = oracle.standardised_image(counts, mask.values, *of_pixels)
+        # A pattern may be all of the largest counts: what its sum in float32 is rounded by, the others' do not show.
+        scale = oracle.image_scale(oracle.standardised(counts, *of_pixels), mask.values)
+        oracle.assert_close(image, expected, scale=max(scale, np.abs(expected).max()))
         scaled = tdm.derive_mask(found, method="mean-scaled")
         safe = np.where(found["mean"].values != 0, found["mean"].values, np.inf)
         oracle.assert_close(scaled, found["rho"].values / safe)

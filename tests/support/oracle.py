@@ -44,8 +44,18 @@ def image(counts, mask):
 
 def standardised_image(counts, mask, mean, std):
     """D_hat m^T, D_hat written out; a pixel of standard deviation 0 has D_hat = 0."""
-    d_hat = (counts.astype(np.float64) - mean) / np.where(std > 0, std, np.inf)
-    return np.einsum("yxab,kab->kyx", d_hat, mask)
+    return np.einsum("yxab,kab->kyx", standardised(counts, mean, std), mask)
+
+
+def standardised(counts, mean, std):
+    """D_hat."""
+    return (counts.astype(np.float64) - mean) / np.where(std > 0, std, np.inf)
+
+
+def image_scale(patterns, mask):
+    r"""The largest :math:`|d_i| |m_k|`, by which the rounding of a sum over a pattern is measured."""
+    rows = patterns.reshape(-1, mask[0].size).astype(np.float64)
+    return np.sqrt((rows**2).sum(1).max() * (mask.reshape(len(mask), -1) ** 2).sum(1).max())
 
 
 def assert_close(found, expected, scale=None):
