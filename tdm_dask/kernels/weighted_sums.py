@@ -3,9 +3,9 @@
 A block of counts is a C-contiguous matrix of shape (patterns, pixels). Counts are converted and shifted in registers,
 four patterns at a time, for five masks at a time, whose sums stay in registers as well.
 
-There is no second way through BLAS for many masks: against sgemm on counts that were float32 before, `weighted_counts`
-has 0.97 of the speed at 64 masks, 0.8 at 128 and 0.75 at 256 where a core has 32 vector registers (AVX-512), and about
-0.7 with 16 (AVX2), for blocks in cache; converting the counts for sgemm would cost a part of the difference.
+There is no second way through BLAS for many masks: with 64 masks on counts in memory `weighted_counts` takes 1.05 to
+1.2 times the time of sgemm on counts that were float32 before (AVX-512; docs/speed.md); converting them for sgemm would
+cost more.
 """
 
 from __future__ import annotations

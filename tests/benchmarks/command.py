@@ -28,7 +28,7 @@ Everyone does the same jobs in one run, in turn, on the same cores, and the answ
 is left out. LiberTEM comes with the extra "bench". py4DSTEM asks for an older NumPy than it needs:
     pip install emdfile ncempy mpire pylops colorspacious gdown scikit-learn scikit-optimize dill
     pip install --no-deps py4DSTEM
-At full scale this takes about 20 minutes, 11 GB of disk and 12 GB of memory. Linux only.
+At full scale this takes about 25 minutes, 12 GB of disk and 12 GB of memory. Linux only.
 
 With --memory, files of 17 GB are made instead, one for each format, and converted by two workers: what is printed is
 the peak memory. That takes about an hour and 30 GB of disk."""
