@@ -54,7 +54,10 @@ def test_both_solvers_equal_a_dense_solve(data, scan, layout, scheduler, tmp_pat
     expected = dense_masks(counts, templates, used, region, penalty, gain)
     # With a gain, lambda N goes down to a thousandth of lambda, and what the solution makes of rounding grows with its
     # inverse.
-    worse = max(1.0, 0.1 / (penalty * (1.0 if gain is None else 1e-3)))
+    smallest = penalty * (1.0 if gain is None else 1e-3)
+    worse = max(1.0, 0.1 / smallest)
+    # Of pixels that are all alike, as where one pattern is saturated; a residual and rounding are that much larger.
+    condition = (region > 0).sum() / smallest
     array = as_labelled(counts, layout, tmp_path_factory, rng)
     options = {"detector_region": region, "scan_region": used, "regularisation": penalty, "counts_per_electron": gain}
     with dask.config.set(scheduler=scheduler):
@@ -62,8 +65,8 @@ def test_both_solvers_equal_a_dense_solve(data, scan, layout, scheduler, tmp_pat
         by_steps = tdm.derive_mask(
             array, labelled(templates), method="ridge", solver="conjugate-gradients", **options
         ).compute()
-    assert_masks(by_matrix, expected, 3e-5 * worse)
-    assert_masks(by_steps, by_matrix, 1e-4 * worse)
+    assert_masks(by_matrix, expected, max(3e-5 * worse, 3e-7 * condition))
+    assert_masks(by_steps, by_matrix, max(1e-4 * worse, 1e-6 * condition))
     mean, std = oracle.statistics(counts, used)
     for mask, solver in ((by_matrix, "gram"), (by_steps, "conjugate-gradients")):
         oracle.assert_close(mask["mean"].values[region > 0], mean[region > 0])
