@@ -11,15 +11,29 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from ..errors import InputError
 
 # Functions so made are called with one argument less than they are written with.
 instructions: Any = intrinsic
 
+if getattr(config, "DISABLE_JIT", 0):
+    raise InputError("NUMBA_DISABLE_JIT is set, but kernels cannot do without Numba's compiler; unset it.")
+
+
+def _has(feature: str) -> bool:
+    """Whether this processor has a feature, as LLVM calls it; False where LLVM cannot tell."""
+    try:
+        return bool(llvmlite.binding.get_host_cpu_features().get(feature))
+    except RuntimeError:
+        return False
+
+
 # Bytes of a vector: where a processor has none so wide, each is several of its own.
-VECTOR = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
+VECTOR = 64 if _has("avx512f") else 32
 
 NUMBER = ir.IntType(64)
 _INDEX = ir.IntType(32)

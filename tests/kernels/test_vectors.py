@@ -1,9 +1,14 @@
 """Instructions on vectors, against NumPy: every dtype of counts, lengths with and without a rest."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numba import njit, types
 
+from tdm_dask.kernels import vectors
 from tdm_dask.kernels.vectors import NUMBER, Floats, floats, instructions, length_of, start_of
 
 LENGTHS = (0, 1, 7, 15, 16, 17, 64, 129)
@@ -93,3 +98,21 @@ def test_not_a_number_and_infinity_come_through():
 def test_an_array_that_is_not_contiguous_is_refused_when_code_is_compiled_for_it():
     with pytest.raises(TypeError, match="C-contiguous arrays, not one of layout A"):
         doubled(np.zeros(8)[::2], np.zeros(4))
+
+
+def test_a_processor_that_llvm_knows_nothing_of_has_no_feature(monkeypatch):
+    def refuse():
+        raise RuntimeError("failed to query host CPU features")
+
+    monkeypatch.setattr(vectors.llvmlite.binding, "get_host_cpu_features", refuse)
+    assert not vectors._has("avx512f")
+
+
+def test_without_a_compiler_the_reason_is_one_sentence():
+    code = "import tdm_dask.kernels.moments"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True
+    )
+    assert run.stderr.splitlines()[-1].endswith(
+        "NUMBA_DISABLE_JIT is set, but kernels cannot do without Numba's compiler; unset it."
+    )
