@@ -298,7 +298,7 @@ def _fingerprint(data: Any) -> dict[str, Any]:
     checksum = 0
     for line in data:
         native = np.ascontiguousarray(line, data.dtype.newbyteorder("="))
-        checksum = crc32c(native.reshape(-1).view(np.uint8), checksum)
+        checksum = crc32c(native.reshape(-1).view(np.uint8).data, checksum)
     return {"crc32c": checksum}
 
 

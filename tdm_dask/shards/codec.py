@@ -105,7 +105,7 @@ def checksum(data: bytes) -> bytes:
 
 
 def checksum_is_right(data: np.ndarray) -> bool:
-    return crc32c(data[:-CRC]) == int.from_bytes(data[-CRC:].tobytes(), "little")
+    return crc32c(data[:-CRC].data) == int.from_bytes(data[-CRC:].tobytes(), "little")
 
 
 def zstd_size(frame: np.ndarray) -> int | None:
