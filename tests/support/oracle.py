@@ -53,9 +53,9 @@ def standardised(counts, mean, std):
 
 
 def image_scale(patterns, mask):
-    r"""The largest :math:`|d_i| |m_k|`, by which the rounding of a sum over a pattern is measured."""
-    rows = patterns.reshape(-1, mask[0].size).astype(np.float64)
-    return np.sqrt((rows**2).sum(1).max() * (mask.reshape(len(mask), -1) ** 2).sum(1).max())
+    r""":math:`|d_i| |m_k|` of every pattern and mask (k, y, x), by which the rounding of a sum is measured."""
+    of_patterns = np.sqrt((patterns.astype(np.float64) ** 2).sum((2, 3)))
+    return np.sqrt((mask**2).sum((1, 2)))[:, None, None] * of_patterns
 
 
 def assert_close(found, expected, scale=None):
