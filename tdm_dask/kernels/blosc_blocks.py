@@ -146,7 +146,7 @@ def read_blocks(
     parts: np.ndarray,
     out: np.ndarray,
 ) -> int:
-    """Fill in counts from the blocks of a Blosc chunk of LZ4, whose header has been checked.
+    """Fill in counts from the blocks of a Blosc chunk of LZ4, whose header has been checked but for its last number.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def read_blocks(
     """
     blocks = -(-nbytes // block)
     used, needed = out.itemsize, 1
-    if 16 + 4 * blocks > len(data):
+    if 16 + 4 * blocks > len(data) or _int32(data, 12) != len(data):
         return DAMAGED
     for b in range(blocks):
         size = min(block, nbytes - b * block)

@@ -62,7 +62,7 @@ class Tile(NamedTuple):
             return np.ascontiguousarray(values).reshape(*rest, self.width)
         if values.shape[-2:] != self.stored:
             whole = np.full((*rest, *self.stored), fill, values.dtype)
-            whole[..., *self._inside] = values
+            whole[..., *self.inside] = values
             values = whole
         parts = np.swapaxes(values.reshape(*rest, self.width // PARTS, PARTS), -1, -2)
         return np.ascontiguousarray(parts).reshape(*rest, self.width)
@@ -90,9 +90,14 @@ class Tile(NamedTuple):
             return columns.reshape(*columns.shape[:-1], *self.shape)
         parts = columns.reshape(*columns.shape[:-1], PARTS, self.width // PARTS)
         whole = np.swapaxes(parts, -1, -2).reshape(*columns.shape[:-1], *self.stored)
-        return whole[..., *self._inside]
+        return whole[..., *self.inside]
 
     @property
-    def _inside(self) -> tuple[slice, slice]:
+    def inside(self) -> tuple[slice, slice]:
+        """Where its pixels lie in the tile as it was stored."""
         (height, width), (ky, kx) = self.shape, self.offset
         return slice(ky, ky + height), slice(kx, kx + width)
+
+    def covering(self, ky: slice, kx: slice, offset: tuple[int, int]) -> Tile:
+        """A tile of the same columns that covers other pixels, which begin at an offset in it."""
+        return Tile(ky.start, ky.stop, kx.start, kx.stop, self.stored, offset)

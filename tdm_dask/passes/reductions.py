@@ -144,13 +144,14 @@ class Moments:
             exact_moments(matrix, weights, state["total"], state["squares"], state["cross"], ky.start, kx.start, width)
         else:
             # In the order of the columns, until the end or until moved blocks have come to too many places.
-            if tile not in state["tiles"]:
-                if (len(state["tiles"]) + 1) * tile.width > PLACES_KEPT * max(state["total"].size, tile.width):
+            sums = state["tiles"].get(tile)
+            columns = matrix.shape[1]
+            if sums is None:
+                if (len(state["tiles"]) + 1) * columns > PLACES_KEPT * max(state["total"].size, columns):
                     self._gather(state)
-                total, squares = (np.zeros((1, tile.width), np.uint64) for _ in range(2))
-                state["tiles"][tile] = total, squares, np.zeros((weights.shape[1], 1, tile.width))
-            total, squares, cross = state["tiles"][tile]
-            exact_moments(matrix, weights, total, squares, cross, 0, 0, tile.width)
+                total, squares = (np.zeros((1, columns), np.uint64) for _ in range(2))
+                sums = state["tiles"][tile] = total, squares, np.zeros((weights.shape[1], 1, columns))
+            exact_moments(matrix, weights, *sums, 0, 0, columns)
 
     def _place(self, tile: Tile) -> Window:
         ky, kx = (s.start for s in self.pixels)
@@ -409,7 +410,7 @@ def used_rows(block: Block, used: np.ndarray | None) -> np.ndarray:
 def rows_of(matrix: np.ndarray, used: np.ndarray | None) -> np.ndarray:
     """Rows of a matrix (pattern, pixel) at the probe positions used, contiguous, as a kernel wants them."""
     rows = np.ascontiguousarray(matrix if used is None else matrix[used.ravel()])
-    return read_only(rows.view(np.uint8) if rows.dtype == bool else rows)
+    return read_only(rows.view(np.uint8) if rows.dtype.kind == "b" else rows)
 
 
 def prepare_templates(templates: np.ndarray, used: np.ndarray | None) -> Templates:

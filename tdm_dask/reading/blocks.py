@@ -98,40 +98,39 @@ class StoredBlock(Block):
     """
 
     def __init__(self, chunk: StoredChunk, y: slice, x: slice) -> None:
-        self.y, self.x, self.ky, self.kx = y, x, ky, kx = y, x, chunk.ky, chunk.kx
+        self.y, self.x, self.ky, self.kx = y, x, chunk.ky, chunk.kx
         self._chunk = chunk
         # Its part of the chunk. One of these is made for every few thousand counts: nothing is called for it.
         first_y, first_x = chunk.y.start, chunk.x.start
         self._probes = slice(y.start - first_y, y.stop - first_y), slice(x.start - first_x, x.stop - first_x)
-        self._pixels = slice(0, ky.stop - ky.start), slice(0, kx.stop - kx.start)
+        self._tile = chunk.tile
 
     @property
     def counts(self) -> np.ndarray:
-        return np.ascontiguousarray(self._chunk.counts[(*self._probes, *self._pixels)])
+        return np.ascontiguousarray(self._chunk.counts[(*self._probes, *self._tile.inside)])
 
     @property
     def matrix(self) -> np.ndarray:
         rows = self._chunk.interleaved
         if rows is None:
             return super().matrix
-        if rows.shape[:2] != self.shape:
-            rows = np.ascontiguousarray(rows[self._probes])
-        return rows.reshape(-1, rows.shape[2])
+        y, x = self._probes
+        patterns = (y.stop - y.start) * (x.stop - x.start)
+        if len(rows) != patterns:
+            stored = rows.reshape(*self._chunk.patterns, -1)
+            rows = np.ascontiguousarray(stored[self._probes]).reshape(patterns, -1)
+        return rows
 
     @property
     def tile(self) -> Tile:
-        if self._chunk.interleaved is None:
-            return super().tile
-        ky, kx = self._pixels
-        return Tile(
-            self.ky.start, self.ky.stop, self.kx.start, self.kx.stop, self._chunk.stored, (ky.start, kx.start)
-        )
+        return super().tile if self._chunk.interleaved is None else self._tile
 
     def at(self, origin: tuple[int, int, int, int]) -> Block:
         block = copy(self)
         block.y, block.x, block.ky, block.kx = (
             _moved(s, o) for s, o in zip((self.y, self.x, self.ky, self.kx), origin, strict=True)
         )
+        block._tile = self._tile.covering(block.ky, block.kx, self._tile.offset)
         return block
 
     def of_probes(self, y: slice, x: slice) -> Block:
@@ -143,10 +142,9 @@ class StoredBlock(Block):
     def within(self, ky: slice, kx: slice) -> Block:
         block = copy(self)
         block.ky, block.kx = _overlap(self.ky, ky), _overlap(self.kx, kx)
-        block._pixels = (
-            _moved(_inside(block.ky, self.ky), self._pixels[0].start),
-            _moved(_inside(block.kx, self.kx), self._pixels[1].start),
-        )
+        first_y, first_x = self._tile.offset
+        offset = first_y + block.ky.start - self.ky.start, first_x + block.kx.start - self.kx.start
+        block._tile = self._tile.covering(block.ky, block.kx, offset)
         return block
 
 
@@ -489,13 +487,15 @@ class Shards(Source):
                 probes[ys.start - iy * sy : ys.stop - iy * sy, xs.start - ix * sx : xs.stop - ix * sx] = (
                     True if used is None else used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0]
                 )
+                cut = (ys, xs) != array.window((iy, ix, 0, 0))[:2]
                 wanted = any_per_tile(probes, array.inner[:2], array.inner_grid[:2])[..., None, None] & wanted_pixels
                 for iky in range(array.grid[2]):
                     for ikx in range(array.grid[3]):
                         if not wanted.any():
                             continue
                         for chunk in array.read_shard((iy, ix, iky, ikx), wanted, decoder):
-                            yield StoredBlock(chunk, _overlap(chunk.y, ys), _overlap(chunk.x, xs))
+                            y, x = (_overlap(chunk.y, ys), _overlap(chunk.x, xs)) if cut else (chunk.y, chunk.x)
+                            yield StoredBlock(chunk, y, x)
 
     def identity(self) -> tuple[Any, ...]:
         return self.token, self.shape, str(self.dtype)

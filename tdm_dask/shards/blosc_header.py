@@ -11,9 +11,10 @@ import numpy as np
 _VERSION, _COMPRESSOR_VERSION = 2, 1
 _SHUFFLES, _BITSHUFFLED, _COPIED, _RESERVED, _UNSPLIT = 0b101, 0b100, 0b10, 0b1000, 0b10000
 _FORMATS = {"lz4": 1, "zstd": 4}
-_LAYOUT = struct.Struct("<BBBBiii")
-# Bytes of it; the place of each block follows, in four bytes.
-SIZE = _LAYOUT.size
+_START, _STORED = struct.Struct("<BBBBii"), struct.Struct("<i")
+# Bytes of the header that the chunks of an array have in common, and of all; the place of each block follows, in four.
+ALIKE = _START.size
+SIZE = ALIKE + _STORED.size
 # Counts of one word of a bit plane.
 _WORD = 64
 
@@ -33,22 +34,23 @@ class Blocks(NamedTuple):
     split: bool
 
 
-def read_header(data: np.ndarray, compressor: str, nbytes: int, itemsize: int) -> Blocks | None:
-    """The blocks of a chunk that should hold so many bytes of counts; None where they cannot be read from planes."""
-    if len(data) < SIZE:
+def read_header(start: bytes, compressor: str, nbytes: int, itemsize: int) -> Blocks | None:
+    """The blocks of a chunk that should hold so many bytes of counts; None where they cannot be read from planes.
+
+    `start` are the bytes of the header that the chunks of an array have in common: all but the number of stored bytes.
+    """
+    if len(start) < ALIKE:
         return None
-    version, compressor_version, flags, size, length, block, stored = _LAYOUT.unpack_from(data.data)
+    version, compressor_version, flags, size, length, block = _START.unpack(start)
     words = _WORD * itemsize
     expected = (
-        (version, compressor_version, size, length, stored)
-        == (_VERSION, _COMPRESSOR_VERSION, itemsize, nbytes, len(data))
+        (version, compressor_version, size, length) == (_VERSION, _COMPRESSOR_VERSION, itemsize, nbytes)
         and flags & _SHUFFLES == _BITSHUFFLED
         and not flags & (_COPIED | _RESERVED)
         and flags >> 5 == _FORMATS.get(compressor)
         and 0 < block <= nbytes
         and block % words == 0
         and (nbytes % block) % words == 0
-        and SIZE + 4 * -(-nbytes // block) <= stored
     )
     return Blocks(block, not flags & _UNSPLIT) if expected else None
 
@@ -56,4 +58,5 @@ def read_header(data: np.ndarray, compressor: str, nbytes: int, itemsize: int) -
 def header(compressor: str, nbytes: int, itemsize: int, block: int, stored: int) -> bytes:
     """The header of a chunk of so many bytes in split blocks, which holds `nbytes` of counts."""
     flags = _FORMATS[compressor] << 5 | _BITSHUFFLED
-    return _LAYOUT.pack(_VERSION, _COMPRESSOR_VERSION, flags, itemsize, nbytes, block, stored)
+    start = _START.pack(_VERSION, _COMPRESSOR_VERSION, flags, itemsize, nbytes, block)
+    return start + _STORED.pack(stored)

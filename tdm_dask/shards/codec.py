@@ -11,6 +11,8 @@ import numpy as np
 from crc32c import crc32c
 
 CRC = 4  # bytes of a checksum
+# The crc32c of any bytes that their own crc32c follows.
+_SEALED = 0x48674BC7
 
 _BLOSC_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
@@ -62,14 +64,6 @@ class Codec:
             return self
         return replace(self, options=(*self.options, ("blocksize", nbytes)))
 
-    def checked(self, data: np.ndarray) -> np.ndarray:
-        """The stored bytes without their checksum; ValueError where it is wrong."""
-        if not self.checksum:
-            return data
-        if len(data) < CRC or not checksum_is_right(data):
-            raise ValueError("its checksum is wrong")
-        return data[:-CRC]
-
     def decompress(self, data: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` from stored bytes without their checksum; ValueError where they or their length are wrong."""
         flat = out.reshape(-1).view(np.uint8)
@@ -104,8 +98,9 @@ def checksum(data: bytes) -> bytes:
     return crc32c(data).to_bytes(CRC, "little")
 
 
-def checksum_is_right(data: np.ndarray) -> bool:
-    return crc32c(data[:-CRC].data) == int.from_bytes(data[-CRC:].tobytes(), "little")
+def is_sealed(data: np.ndarray) -> bool:
+    """Whether bytes end in the crc32c of those before."""
+    return len(data) >= CRC and crc32c(data.data) == _SEALED
 
 
 def zstd_size(frame: np.ndarray) -> int | None:

@@ -17,9 +17,12 @@ import numpy as np
 from ..kernels.bit_planes import place_planes
 from ..kernels.blosc_blocks import DAMAGED, read_blocks
 from ..kernels.pixel_order import PARTS
-from .blosc_header import SIZE, read_header
+from .blosc_header import ALIKE, SIZE, Blocks, read_header
 from .codec import Codec, zstd_size
 from .lz4_library import lz4_address
+
+# Memory for counts in order, beside that for narrow ones, which goes by their bytes.
+_IN_ORDER = 0
 
 
 class Decoder:
@@ -38,17 +41,21 @@ class Decoder:
         self.inner = (iy, ix, height, width)
         self._codec, self._dtype, self._fill = codec, dtype, fill_value
         self._compressor = codec.bit_planes
-        self._memory: dict[str, np.ndarray] = {}
-        self._shown: dict[str, np.ndarray] = {}
+        self._patterns, self._pixels = math.prod(self.inner[:2]), math.prod(self.inner[2:])
+        self._nbytes = math.prod(self.inner) * dtype.itemsize
+        # Of the chunks of an array the headers are alike, but for their last number.
+        self._header, self._blocks = b"", None
+        self._memory: dict[int, np.ndarray] = {}
+        self._shown: dict[int, np.ndarray] = {}
         self._planes = self._parts = np.empty(0, np.uint8)
-        self._needed = 1  # bytes of a count
+        # Bytes of a count: what one chunk needs, the next one will hardly do without. Of a float, all.
+        self._used = dtype.itemsize if dtype.kind == "f" else 1
         self._lz4 = lz4_address("LZ4_decompress_safe") if self._compressor == "lz4" else 0
-        pixels = math.prod(self.inner[2:])
         self._interleaves = (
             (self._compressor == "zstd" or self._lz4 != 0)
             and sys.byteorder == "little"
             and dtype.itemsize in (1, 2, 4)
-            and pixels % PARTS == 0
+            and self._pixels % PARTS == 0
         )
 
     def in_order(self, data: np.ndarray | None) -> np.ndarray:
@@ -59,7 +66,7 @@ class Decoder:
         ValueError
             If they cannot be decoded.
         """
-        out = self._take("in order", self._dtype)
+        out = self._take(_IN_ORDER, self._dtype)
         if data is None:
             out[...] = self._fill
         else:
@@ -67,7 +74,7 @@ class Decoder:
         return out.reshape(self.inner)
 
     def interleaved(self, data: np.ndarray | None) -> np.ndarray | None:
-        """The same as narrow counts (y, x, pixels in eight parts), read-only; None where these are not to be had.
+        """The same as narrow counts (patterns, pixels in eight parts), read-only; None where these are not to be had.
 
         Unsigned where they are narrower than they were stored; else of the array's dtype.
         """
@@ -75,35 +82,48 @@ class Decoder:
             return None
         if data is None:
             return self._filled()
-        compressor, size = self._compressor or "", self._dtype.itemsize
-        nbytes = math.prod(self.inner) * size
-        blocks = read_header(data, compressor, nbytes, size)
-        # Only of LZ4 each byte of the counts may be a stream of its own.
-        if blocks is None or (blocks.split and compressor != "lz4"):
+        start = data[:ALIKE].tobytes()
+        if start != self._header:
+            self._header, self._blocks = start, self._read_header(start)
+        if self._blocks is None:
             return None
-        block, split = blocks
-        if block > len(self._planes):
-            self._planes, self._parts = np.empty(block, np.uint8), np.empty(block, np.uint8)
-        # What one chunk needs, the next one will hardly do without. Bytes of a float are none by themselves.
-        used = size if self._dtype.kind == "f" else 1 << (self._needed - 1).bit_length()
+        block, split = self._blocks
+        used, size = self._used, self._dtype.itemsize
         while used <= size:
-            out = self._take(f"{used} bytes", np.dtype(f"u{used}"))
-            if compressor == "lz4":
-                found = read_blocks(data, nbytes, block, size, split, self._lz4, self._planes, self._parts, out)
+            out = self._memory.get(used)
+            if out is None:
+                out = self._take(used, np.dtype(f"u{used}"))
+            if self._lz4:
+                found = read_blocks(data, self._nbytes, block, size, split, self._lz4, self._planes, self._parts, out)
             else:
-                found = self._read_zstd(data, nbytes, block, out)
+                found = self._read_zstd(data, block, out)
             if found > 0:
-                self._needed = found
-                return self._rows(f"{used} bytes", self._dtype if used == size else out.dtype)
+                if found < used and self._dtype.kind != "f":
+                    self._used = 1 << (found - 1).bit_length()
+                return self._shown[used]
             if found == DAMAGED:
                 return None
             used *= 2
+            self._used = used
         return None
 
-    def _read_zstd(self, data: np.ndarray, nbytes: int, block: int, out: np.ndarray) -> int:
+    def _read_header(self, start: bytes) -> Blocks | None:
+        size, compressor = self._dtype.itemsize, self._compressor or ""
+        blocks = read_header(start, compressor, self._nbytes, size)
+        # Only of LZ4 each byte of the counts may be a stream of its own.
+        if blocks is None or (blocks.split and compressor != "lz4"):
+            return None
+        if blocks.block > len(self._planes):
+            self._planes, self._parts = np.empty(blocks.block, np.uint8), np.empty(blocks.block, np.uint8)
+        return blocks
+
+    def _read_zstd(self, data: np.ndarray, block: int, out: np.ndarray) -> int:
         """As `read_blocks`, of blocks that are each one stream of zstd."""
-        size, needed = self._dtype.itemsize, 1
-        starts = data[SIZE:][: 4 * -(-nbytes // block)].view("<i4").tolist()
+        size, nbytes, needed = self._dtype.itemsize, self._nbytes, 1
+        number = -(-nbytes // block)
+        if len(data) < SIZE + 4 * number or int(data[ALIKE:SIZE].view("<i4")[0]) != len(data):
+            return DAMAGED
+        starts = data[SIZE : SIZE + 4 * number].view("<i4").tolist()
         for n, start in enumerate(starts):
             planes = self._planes[: min(block, nbytes - n * block)]
             stored = int.from_bytes(data[start : start + 4].tobytes(), "little")
@@ -125,25 +145,20 @@ class Decoder:
             needed = max(needed, found)
         return needed
 
-    def _rows(self, name: str, dtype: np.dtype) -> np.ndarray:
-        """What has been decoded into the memory of a name, to be looked at alone."""
-        rows = self._shown.get(name)
-        if rows is None:
-            matrix = self._memory[name]
-            rows = self._shown[name] = matrix.view(dtype).reshape(*self.inner[:2], matrix.shape[1])
-            rows.flags.writeable = False
-        return rows
-
-    def _filled(self) -> np.ndarray | None:
+    def _filled(self) -> np.ndarray:
         value = self._fill
         narrow = self._dtype.kind in "ui" and self._dtype.itemsize > 1 and 0 <= value < 256
-        name, dtype = ("1 bytes", np.dtype("u1")) if narrow else ("filled", self._dtype)
-        self._take(name, dtype)[...] = value
-        return self._rows(name, dtype)
+        used = 1 if narrow else self._dtype.itemsize
+        counts = self._take(used, np.dtype(f"u{used}"))
+        (counts if narrow else counts.view(self._dtype))[...] = value
+        return self._shown[used]
 
-    def _take(self, name: str, dtype: np.dtype) -> np.ndarray:
-        patterns, pixels = math.prod(self.inner[:2]), math.prod(self.inner[2:])
-        found = self._memory.get(name)
+    def _take(self, used: int, dtype: np.dtype) -> np.ndarray:
+        """Memory for counts of so many bytes, or for those in order; a view of it is to be shown."""
+        found = self._memory.get(used)
         if found is None:
-            found = self._memory[name] = np.empty((patterns, pixels), dtype)
+            found = self._memory[used] = np.empty((self._patterns, self._pixels), dtype)
+            shown = found.view(self._dtype) if used == self._dtype.itemsize else found.view()
+            shown.flags.writeable = False
+            self._shown[used] = shown
         return found

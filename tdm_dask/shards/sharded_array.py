@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 from itertools import chain, product
 
 import numpy as np
@@ -22,7 +22,8 @@ from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 
 from ..errors import CorruptStoreError
 from ..kernels.copying import copy_tiles
-from .codec import CRC, Codec, checksum, checksum_is_right
+from ..kernels.pixel_order import Tile
+from .codec import CRC, Codec, checksum, is_sealed
 from .decoding import Decoder
 from .encoding import Encoder
 from .layout import array_layout
@@ -53,26 +54,34 @@ class InnerChunk:
 class StoredChunk:
     """One inner chunk as it is read: where its counts lie in the array, and the counts, decoded as they are asked for.
 
-    What is decoded lies in memory that the next chunk uses again.
+    What is decoded lies in memory that the next chunk uses again. Thousands of these are made in a second: for each,
+    as little as can be is called, for what is not in the processor's cache any more takes longest.
 
     Attributes
     ----------
     y, x, ky, kx : slice
         Where its counts lie, without what overhangs the array.
-    stored : (height, width)
-        Pixels of the tile of the detector as it is stored, which may overhang.
+    tile : Tile
+        The same of the detector, where the counts are interleaved.
     """
 
     def __init__(
-        self, place: Place, data: np.ndarray | None, decoder: Decoder, damaged: Callable[[str], Exception]
-    ) -> None:
+        self, array: ShardedArray, shard: Sequence[int], chunk: Sequence[int], place: Place, tile: Tile,
+        data: np.ndarray | None, decoder: Decoder,
+    ) -> None:  # fmt: skip
         self.y, self.x, self.ky, self.kx = place
-        self.stored = decoder.inner[2:]
-        self._data, self._decoder, self._damaged = data, decoder, damaged
+        self.tile = tile
+        self._array, self._shard, self._chunk = array, shard, chunk
+        self._data, self._decoder = data, decoder
         # Asked for often: no cached properties, which take a lock each time.
         self._counts: np.ndarray | None = None
         self._interleaved: np.ndarray | None = None
         self._tried = False
+
+    @property
+    def patterns(self) -> tuple[int, int]:
+        """Patterns along y and x, with those that overhang the array."""
+        return self._decoder.inner[:2]
 
     @property
     def counts(self) -> np.ndarray:
@@ -81,20 +90,19 @@ class StoredChunk:
             try:
                 counts = self._decoder.in_order(self._data)
             except ValueError as error:
-                raise self._damaged(str(error)) from None
+                raise self._array.damaged_chunk(self._shard, self._chunk, str(error)) from None
             self._counts = counts[tuple(slice(0, s.stop - s.start) for s in (self.y, self.x, self.ky, self.kx))]
         return self._counts
 
     @property
     def interleaved(self) -> np.ndarray | None:
-        """Narrow counts (y, x, pixels of the stored tile in eight parts); None where these are not to be had."""
+        """Narrow counts (patterns, columns of the tile); None where these are not to be had.
+
+        The patterns are those of a whole inner chunk, with what overhangs the array.
+        """
         if not self._tried:
             self._tried = True
-            counts = self._decoder.interleaved(self._data)
-            inside = self.y.stop - self.y.start, self.x.stop - self.x.start
-            if counts is not None and counts.shape[:2] != inside:
-                counts = counts[: inside[0], : inside[1]]
-            self._interleaved = counts
+            self._interleaved = self._decoder.interleaved(self._data)
         return self._interleaved
 
 
@@ -155,7 +163,7 @@ class ShardedArray:
         return self._parse_index(data, shard)
 
     def _parse_index(self, data: np.ndarray, shard: Sequence[int]) -> np.ndarray:
-        if not checksum_is_right(data):
+        if not is_sealed(data):
             raise self._damaged(shard, "the checksum of its index is wrong, as after truncation")
         return data[:-CRC].view("<u8").astype(np.uint64).reshape(*self.inner_grid, 2)
 
@@ -193,36 +201,29 @@ class ShardedArray:
         offsets, lengths = index[wanted].T
         chunks = np.argwhere(wanted)
         empty = offsets == EMPTY
-        for chunk, place in zip(chunks[empty].tolist(), self._places(shard, chunks[empty]), strict=True):
-            yield self._stored(shard, chunk, place, None, decoder)
+        for chunk, place, tile in self._placed(shard, chunks[empty]):
+            yield StoredChunk(self, shard, chunk, place, tile, None, decoder)
         order = np.argsort(offsets[~empty], kind="stable")
         offsets, lengths, chunks = (a[~empty][order] for a in (offsets, lengths, chunks))
         groups = list(_joined(offsets.astype(np.int64), lengths.astype(np.int64)))
         ranges = [
             RangeByteRequest(int(offsets[g.start]), int(offsets[g.stop - 1] + lengths[g.stop - 1])) for g in groups
         ]
-        places = self._places(shard, chunks)
-        parts = list(zip(chunks.tolist(), places, offsets.tolist(), lengths.tolist(), strict=True))
+        parts = list(zip(self._placed(shard, chunks), offsets.tolist(), lengths.tolist(), strict=True))
         read = read_ranges(self.store, self.key(shard), ranges)
         for group, byte_range, data in zip(groups, ranges, read, strict=True):
             start, stop = byte_range.start, byte_range.end
             if data is None or len(data) < stop - start:
                 raise self._damaged(shard, "it ends before the inner chunks that its index lists")
-            for chunk, place, offset, length in parts[group.start : group.stop]:
+            for (chunk, place, tile), offset, length in parts[group.start : group.stop]:
                 stored = data[offset - start : offset - start + length]
-                yield self._stored(shard, chunk, place, stored, decoder)
+                if self.codec.checksum:
+                    if not is_sealed(stored):
+                        raise self.damaged_chunk(shard, chunk, "its checksum is wrong")
+                    stored = stored[:-CRC]
+                yield StoredChunk(self, shard, chunk, place, tile, stored, decoder)
 
-    def _stored(
-        self, shard: Sequence[int], chunk: Sequence[int], place: Place, data: np.ndarray | None, decoder: Decoder
-    ) -> StoredChunk:
-        damaged = partial(self._damaged_chunk, shard, chunk)
-        try:
-            checked = None if data is None else self.codec.checked(data)
-        except ValueError as error:
-            raise damaged(str(error)) from None
-        return StoredChunk(place, checked, decoder, damaged)
-
-    def _damaged_chunk(self, shard: Sequence[int], chunk: Sequence[int], why: str) -> CorruptStoreError:
+    def damaged_chunk(self, shard: Sequence[int], chunk: Sequence[int], why: str) -> CorruptStoreError:
         return self._damaged(shard, f"inner chunk {tuple(chunk)}: {why}")
 
     def overlapping(self, shard: Sequence[int]) -> np.ndarray:
@@ -241,6 +242,17 @@ class ShardedArray:
             (slice(y, y1), slice(x, x1), slice(ky, ky1), slice(kx, kx1))
             for (y, x, ky, kx), (y1, x1, ky1, kx1) in zip(starts.tolist(), stops.tolist(), strict=True)
         ]
+
+    def _placed(self, shard: Sequence[int], chunks: np.ndarray) -> list[tuple[list[int], Place, Tile]]:
+        """Inner chunks (chunk, 4) of a shard, where their counts lie, and their tiles, one for all at the same place."""
+        tiles: dict[tuple[int, int], Tile] = {}
+        placed = []
+        for chunk, place in zip(chunks.tolist(), self._places(shard, chunks), strict=True):
+            ky, kx = place[2:]
+            if (ky.start, kx.start) not in tiles:
+                tiles[ky.start, kx.start] = Tile(ky.start, ky.stop, kx.start, kx.stop, self.inner[2:])
+            placed.append((chunk, place, tiles[ky.start, kx.start]))
+        return placed
 
     def encode_shard(
         self,

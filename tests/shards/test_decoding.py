@@ -49,8 +49,8 @@ def decoder(counts, cname="lz4", fill_value=0):
 
 
 def in_order(found, shape):
-    """Counts (y, x, pixels in eight parts) as (y, x, ky, kx)."""
-    return Tile(0, shape[2], 0, shape[3], stored=tuple(shape[2:])).pixels(found)
+    """Counts (patterns, pixels in eight parts) as (y, x, ky, kx)."""
+    return Tile(0, shape[2], 0, shape[3], stored=tuple(shape[2:])).pixels(found).reshape(shape)
 
 
 def assert_equal_to_the_last_bit(found, counts):
