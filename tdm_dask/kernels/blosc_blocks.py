@@ -16,6 +16,9 @@ from .vectors import instructions
 # What `read_blocks` answers where bytes are not what they should be.
 DAMAGED = -1
 
+# Bytes of a chunk's header that the chunks of an array have in common: all but the number of stored bytes, an int32.
+ALIKE = 12
+
 
 @instructions
 def _decompress(typing, function, source, source_size, target, target_size):

@@ -85,6 +85,17 @@ def _feed(
     descan: Descan | None,
 ) -> None:
     elsewhere = any(origin)
+    if used is None and descan is None and not elsewhere:
+        add_run = getattr(reduction, "add_run", None)
+        for run in watched(source.runs(local, used, pixels), source.name):  # type: ignore[arg-type]
+            n = 0
+            while n < len(run):
+                if add_run is not None and run.stored is not None:
+                    n = add_run(state, run, run.stored, n, operand)
+                if n < len(run):
+                    reduction.add(state, run[n], None, operand)
+                    n += 1
+        return
     for block in watched(source.blocks(local, used, pixels), source.name):  # type: ignore[arg-type]
         whole = block.at(origin) if elsewhere else block
         if used is None and descan is None:

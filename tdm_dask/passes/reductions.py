@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import MaskError, TemplateError
+from ..kernels.chunk_runs import images_of_chunks, moments_of_chunks
 from ..kernels.moments import exact_moments, shifted_moments, variance_from_sums
 from ..kernels.pixel_order import Tile
 from ..kernels.weighted_sums import LARGEST_SHIFT, weighted_counts, weighted_sums
-from ..reading.blocks import Block, Window
+from ..reading.blocks import Block, Run, Window
 from ..reading.memory import read_only
+from ..shards.sharded_array import StoredRun
 
 State = dict[Any, Any]
 
@@ -31,7 +33,12 @@ _OF_TASK = ("window", "weights", "weights_of", "tiles")
 
 
 class Reduction(Protocol):
-    """What a pass makes of the blocks that it reads. The operand is templates, or masks, in memory."""
+    """What a pass makes of the blocks that it reads. The operand is templates, or masks, in memory.
+
+    One that has `add_run(state, run, stored, first, operand)` is given whole inner chunks of a store so, where all
+    probe positions count: it adds blocks of a run, from the first on, by what is stored of them, and answers with the
+    number of the one that it left. This is then added by itself.
+    """
 
     def start(self, window: Window, used: np.ndarray | None, operand: Any) -> State:
         """An empty partial result for a window of the scan; `used` flags its probe positions that count."""
@@ -88,12 +95,12 @@ class Moments:
         shape = tuple(s.stop - s.start for s in self.pixels)
         n = math.prod(s.stop - s.start for s in window) if used is None else int(used.sum())
         state: State = {"n": n, "weight": np.zeros(0), "cross": np.zeros((0, *shape)), "window": window}
+        state["weights_of"] = {}
         if operand is not None:
             # Every detector tile of a store comes with the same probe positions.
             weights: np.ndarray = np.ascontiguousarray(operand.weights(*window, None).T, self.precision)
             flags = slice(None) if used is None else used.ravel()
             state["weights"] = weights.reshape(*(s.stop - s.start for s in window), -1)
-            state["weights_of"] = {}
             state["weight"] = weights[flags].sum(0, dtype=np.float64)
             state["cross"] = np.zeros((weights.shape[1], *shape))
         if self.exact:
@@ -121,6 +128,20 @@ class Moments:
             weights = self._weights(state, block, used)
         self.add_matrix(state, block.tile, matrix, weights)
 
+    def add_run(self, state: State, run: Run, stored: StoredRun, first: int, operand: Templates | None) -> int:
+        """Add blocks of a run in one call, from the first on; the number of the one that is left to `add`."""
+        if not self.exact:
+            return first
+        patterns, templates = math.prod(run[0].shape), 0 if operand is None else len(operand.values)
+        key = tuple((block.y.start, block.x.start) for block in run)
+        weights = state["weights_of"].get(key)
+        if weights is None:
+            parts = [self._weights(state, block, None) for block in run] if templates else []
+            weights = np.concatenate(parts) if parts else np.zeros((len(run) * patterns, 0), self.precision)
+            weights = state["weights_of"][key] = read_only(weights.reshape(len(run), patterns, templates))
+        tile = stored[0].tile
+        return stored.feed(moments_of_chunks, first, weights, *self._sums(state, tile, tile.width, templates))
+
     def _weights(self, state: State, block: Block, used: np.ndarray | None) -> np.ndarray:
         key = block.y.start, block.y.stop, block.x.start, block.x.stop
         found: np.ndarray | None = state["weights_of"].get(key) if used is None else None
@@ -143,15 +164,18 @@ class Moments:
             width = kx.stop - kx.start
             exact_moments(matrix, weights, state["total"], state["squares"], state["cross"], ky.start, kx.start, width)
         else:
-            # In the order of the columns, until the end or until moved blocks have come to too many places.
-            sums = state["tiles"].get(tile)
             columns = matrix.shape[1]
-            if sums is None:
-                if (len(state["tiles"]) + 1) * columns > PLACES_KEPT * max(state["total"].size, columns):
-                    self._gather(state)
-                total, squares = (np.zeros((1, columns), np.uint64) for _ in range(2))
-                sums = state["tiles"][tile] = total, squares, np.zeros((weights.shape[1], 1, columns))
-            exact_moments(matrix, weights, *sums, 0, 0, columns)
+            exact_moments(matrix, weights, *self._sums(state, tile, columns, weights.shape[1]), 0, 0, columns)
+
+    def _sums(self, state: State, tile: Tile, columns: int, templates: int) -> tuple[np.ndarray, ...]:
+        """Sums in the order of a tile's columns, until the end or until moved blocks have come to too many places."""
+        sums: tuple[np.ndarray, ...] | None = state["tiles"].get(tile)
+        if sums is None:
+            if (len(state["tiles"]) + 1) * columns > PLACES_KEPT * max(state["total"].size, columns):
+                self._gather(state)
+            total, squares = (np.zeros((1, columns), np.uint64) for _ in range(2))
+            sums = state["tiles"][tile] = total, squares, np.zeros((templates, 1, columns))
+        return sums
 
     def _place(self, tile: Tile) -> Window:
         ky, kx = (s.start for s in self.pixels)
@@ -310,13 +334,29 @@ class Images:
         if tile is None:
             return
         sums = tile.weighted_sums(matrix)
-        y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
-        ny, nx = block.shape
-        part = state["images"][:, y : y + ny, x : x + nx]
+        part = self._place(state, block)
         if used is None:
             part += sums.T.reshape(part.shape)
         else:
             part[:, used] += sums.T
+
+    def add_run(self, state: State, run: Run, stored: StoredRun, first: int, operand: Masks) -> int:
+        """Add blocks of a run in one call, from the first on; the number of the one that is left to `add`."""
+        tile: MaskTile | None = state["masks"].get((stored[0].tile, "u"))
+        if tile is None or tile.touched is not None:
+            return first
+        images = np.zeros((len(run), math.prod(run[0].shape), len(tile.weights)))
+        left = stored.feed(images_of_chunks, first, tile.weights, tile.shift, tile.weights32, tile.shift32, images)
+        for block, sums in zip(run[first:left], images[first:left], strict=True):
+            part = self._place(state, block)
+            part += (sums + tile.offsets).T.reshape(part.shape)
+        return left
+
+    def _place(self, state: State, block: Block) -> np.ndarray:
+        """The part of the images (mask, y, x) where a block lies."""
+        y, x = (s.start - w.start for s, w in zip((block.y, block.x), state["window"], strict=True))
+        ny, nx = block.shape
+        return np.asarray(state["images"][:, y : y + ny, x : x + nx])
 
     def finish(self, state: State) -> State:
         return {"images": state["images"]}

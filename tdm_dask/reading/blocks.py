@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from dask.base import tokenize
 from ..errors import SourceError
 from ..kernels.pixel_order import Tile
 from ..shards.mapped_files import mapped
-from ..shards.sharded_array import ShardedArray, StoredChunk
+from ..shards.sharded_array import ShardedArray, StoredChunk, StoredRun
 from .file_state import FileState, check_state, file_state, opened
 from .memory import Buffers, copy_native, native
 
@@ -148,6 +149,18 @@ class StoredBlock(Block):
         return block
 
 
+class Run(list[Block]):
+    """Blocks that are read together, of one tile of the detector.
+
+    Attributes
+    ----------
+    stored : StoredRun or None
+        What they are, block by block, if they are whole inner chunks of a store that can be fed to compiled code.
+    """
+
+    stored: StoredRun | None = None
+
+
 class Source(ABC):
     """Where the counts of one scan come from: a small picklable value, without open handles, that reads any part.
 
@@ -258,6 +271,11 @@ class Source(ABC):
                     continue
                 counts = self.read_as_stored(ys, xs, buffers)
                 yield Block(ys, xs, ky, kx, native(counts if whole else counts[..., ky, kx], buffers))
+
+    def runs(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Run]:
+        """The same blocks, as they are read together; each is valid until the next."""
+        for block in self.blocks(window, used, pixels):
+            yield Run([block])
 
     def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
         """As `read`, but in any byte order and with any strides; may lie in a buffer until the next call."""
@@ -470,6 +488,9 @@ class Shards(Source):
         return assembled(self, y0, y1, x0, x1)
 
     def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+        return chain.from_iterable(self.runs(window, used, pixels))
+
+    def runs(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Run]:
         array = self.array
         decoder = array.decoder()
         tiles_ky, tiles_kx = array.inner_grid[2:]
@@ -493,9 +514,14 @@ class Shards(Source):
                     for ikx in range(array.grid[3]):
                         if not wanted.any():
                             continue
-                        for chunk in array.read_shard((iy, ix, iky, ikx), wanted, decoder):
-                            y, x = (_overlap(chunk.y, ys), _overlap(chunk.x, xs)) if cut else (chunk.y, chunk.x)
-                            yield StoredBlock(chunk, y, x)
+                        for stored in array.read_runs((iy, ix, iky, ikx), wanted, decoder):
+                            if cut:
+                                yield Run(StoredBlock(c, _overlap(c.y, ys), _overlap(c.x, xs)) for c in stored)
+                                continue
+                            run = Run(StoredBlock(chunk, chunk.y, chunk.x) for chunk in stored)
+                            if stored.feeds and all(block.shape == array.inner[:2] for block in run):
+                                run.stored = stored
+                            yield run
 
     def identity(self) -> tuple[Any, ...]:
         return self.token, self.shape, str(self.dtype)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-import numpy as np
+from ..kernels.blosc_blocks import ALIKE
 
 # Version of the container and of its compressor's format; kinds of what flags say.
 _VERSION, _COMPRESSOR_VERSION = 2, 1
 _SHUFFLES, _BITSHUFFLED, _COPIED, _RESERVED, _UNSPLIT = 0b101, 0b100, 0b10, 0b1000, 0b10000
 _FORMATS = {"lz4": 1, "zstd": 4}
 _START, _STORED = struct.Struct("<BBBBii"), struct.Struct("<i")
-# Bytes of the header that the chunks of an array have in common, and of all; the place of each block follows, in four.
-ALIKE = _START.size
+# Bytes of it; the place of each block follows, in four.
 SIZE = ALIKE + _STORED.size
 # Counts of one word of a bit plane.
 _WORD = 64

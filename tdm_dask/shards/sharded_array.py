@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import chain, product
+from typing import Any
 
 import numpy as np
 import zarr
@@ -106,6 +107,33 @@ class StoredChunk:
         return self._interleaved
 
 
+class StoredRun(list[StoredChunk]):
+    """Inner chunks of one tile of the detector whose bytes follow each other in a shard; each is valid until the next.
+
+    Attributes
+    ----------
+    data : ndarray of uint8 or None
+        Their bytes; None of chunks that are not stored.
+    places : ndarray of int64, shape (chunks, 2)
+        Where each of them begins and ends in the data, without its checksum.
+    """
+
+    def __init__(self, chunks: list[StoredChunk], decoder: Decoder, data: np.ndarray | None, places: list[Any]) -> None:
+        super().__init__(chunks)
+        self.data, self.places = data, np.array(places, np.int64).reshape(-1, 2)
+        self._decoder = decoder
+
+    @property
+    def feeds(self) -> bool:
+        """Whether `feed` can be called."""
+        return self.data is not None and self._decoder.feeds
+
+    def feed(self, function: Callable[..., tuple[int, int]], first: int, *arguments: Any) -> int:
+        """As `Decoder.feed`: the number of the first chunk that has not been added."""
+        assert self.data is not None
+        return self._decoder.feed(function, self.data, self.places, first, *arguments)
+
+
 @dataclass(frozen=True)
 class ShardedArray:
     """A sharded 4D array of a store, with a codec chain that this module decodes itself. Picklable."""
@@ -180,6 +208,12 @@ class ShardedArray:
     def read_shard(
         self, shard: Sequence[int], wanted: np.ndarray | None = None, decoder: Decoder | None = None
     ) -> Iterator[StoredChunk]:
+        """Inner chunks one by one, as `read_runs` reads them."""
+        return chain.from_iterable(self.read_runs(shard, wanted, decoder))
+
+    def read_runs(
+        self, shard: Sequence[int], wanted: np.ndarray | None = None, decoder: Decoder | None = None
+    ) -> Iterator[StoredRun]:
         """Read and check inner chunks of one shard; they are decoded by whoever takes them.
 
         Parameters
@@ -192,8 +226,8 @@ class ShardedArray:
 
         Yields
         ------
-        StoredChunk
-            In the order of the bytes in the shard, each valid until the next.
+        StoredRun
+            In the order of the bytes in the shard; what is not stored comes first.
         """
         index = self.read_index(shard)
         wanted = self.overlapping(shard) if wanted is None else wanted & self.overlapping(shard)
@@ -202,7 +236,7 @@ class ShardedArray:
         chunks = np.argwhere(wanted)
         empty = offsets == EMPTY
         for chunk, place, tile in self._placed(shard, chunks[empty]):
-            yield StoredChunk(self, shard, chunk, place, tile, None, decoder)
+            yield StoredRun([StoredChunk(self, shard, chunk, place, tile, None, decoder)], decoder, None, [])
         order = np.argsort(offsets[~empty], kind="stable")
         offsets, lengths, chunks = (a[~empty][order] for a in (offsets, lengths, chunks))
         groups = list(_joined(offsets.astype(np.int64), lengths.astype(np.int64)))
@@ -215,13 +249,21 @@ class ShardedArray:
             start, stop = byte_range.start, byte_range.end
             if data is None or len(data) < stop - start:
                 raise self._damaged(shard, "it ends before the inner chunks that its index lists")
+            run: list[StoredChunk] = []
+            inside: list[tuple[int, int]] = []
             for (chunk, place, tile), offset, length in parts[group.start : group.stop]:
-                stored = data[offset - start : offset - start + length]
+                if run and tile is not run[0].tile:
+                    yield StoredRun(run, decoder, data, inside)
+                    run, inside = [], []
+                first = offset - start
+                last = first + length
                 if self.codec.checksum:
-                    if not is_sealed(stored):
+                    if not is_sealed(data[first:last]):
                         raise self.damaged_chunk(shard, chunk, "its checksum is wrong")
-                    stored = stored[:-CRC]
-                yield StoredChunk(self, shard, chunk, place, tile, stored, decoder)
+                    last -= CRC
+                run.append(StoredChunk(self, shard, chunk, place, tile, data[first:last], decoder))
+                inside.append((first, last))
+            yield StoredRun(run, decoder, data, inside)
 
     def damaged_chunk(self, shard: Sequence[int], chunk: Sequence[int], why: str) -> CorruptStoreError:
         return self._damaged(shard, f"inner chunk {tuple(chunk)}: {why}")

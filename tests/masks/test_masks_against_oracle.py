@@ -146,13 +146,13 @@ def test_a_lazy_mask_of_a_region_reads_no_more_than_that_region(tmp_path, monkey
     mask = tdm.derive_mask(opened, template, detector_region=region)
     image = tdm.apply_mask(opened, mask, normalisation="standardised")
     asked = []
-    blocks = Shards.blocks
+    runs = Shards.runs
 
     def watched(self, window, used, pixels):
         asked.append(pixels)
-        return blocks(self, window, used, pixels)
+        return runs(self, window, used, pixels)
 
-    monkeypatch.setattr(Shards, "blocks", watched)
+    monkeypatch.setattr(Shards, "runs", watched)
     found = image.compute(scheduler="threads")
     assert len(asked) >= 2
     assert all(np.array_equal(pixels, region) for pixels in asked)

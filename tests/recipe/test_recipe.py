@@ -132,13 +132,13 @@ def test_correlating_and_applying_read_the_counts_once_each(tmp_path, monkeypatc
     from tdm_dask.reading.blocks import Shards
 
     reads = []
-    blocks = Shards.blocks
+    runs = Shards.runs
 
     def counted(self, *args, **kwargs):
         reads.append(stages.names[-1])
-        return blocks(self, *args, **kwargs)
+        return runs(self, *args, **kwargs)
 
-    monkeypatch.setattr(Shards, "blocks", counted)
+    monkeypatch.setattr(Shards, "runs", counted)
     stages = Stages()
     run_recipe(DEMO, tmp_path / "out", stage=stages)
     assert stages.names == ["convert", "calibrate", "correlate", "images", "evidence"]
@@ -295,13 +295,13 @@ def test_ridge_masks_are_those_of_derive_mask_and_take_one_read(options, tmp_pat
     from tdm_dask.reading.blocks import Shards
 
     reads = []
-    blocks = Shards.blocks
+    runs = Shards.runs
 
     def counted(self, *args, **kwargs):
         reads.append(stages.names[-1])
-        return blocks(self, *args, **kwargs)
+        return runs(self, *args, **kwargs)
 
-    monkeypatch.setattr(Shards, "blocks", counted)
+    monkeypatch.setattr(Shards, "runs", counted)
     stages = Stages()
     masks = {"method": "ridge", "detector_region": "disk:20", "scan_region": {"y": [0, 30]}, **options}
     made = run_recipe(asking(masks=masks), tmp_path / "out", stage=stages)

@@ -1,0 +1,110 @@
+"""Inner chunks of a store from their bytes to sums in one call, one after another, compiled by Numba.
+
+Between two calls Python's lock is taken and given back: where several threads work, each waits for the others there.
+A chunk is added while its counts are still in the processor's cache, so that the chunks of a run are not decoded first.
+
+Both functions take
+
+    data        bytes (n,), of several chunks
+    places      ndarray of int64, shape (chunks, 2): where each begins and ends in them
+    first       the chunk to begin with
+    ...         as `blosc_blocks.read_blocks`, with memory for one chunk of counts
+    shown       the same memory, read-only
+
+and answer with the number of the first chunk that has not been added, and what `read_blocks` said of it; if all were,
+the most bytes that a count has needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .blosc_blocks import ALIKE, DAMAGED, read_blocks
+from .moments import exact_moments
+from .weighted_sums import weighted_counts
+
+
+@njit(nogil=True, cache=True)
+def _decoded(
+    data: np.ndarray,
+    places: np.ndarray,
+    n: int,
+    nbytes: int,
+    block: int,
+    itemsize: int,
+    split: bool,
+    lz4: int,
+    scratch: np.ndarray,
+    parts: np.ndarray,
+    out: np.ndarray,
+) -> int:
+    """Decode chunk n; `DAMAGED` where the start of its header is not that of the first one, which has been checked."""
+    first, start, stop = places[0, 0], places[n, 0], places[n, 1]
+    if stop - start < ALIKE:
+        return DAMAGED
+    for k in range(ALIKE):
+        if data[start + k] != data[first + k]:
+            return DAMAGED
+    return read_blocks(data[start:stop], nbytes, block, itemsize, split, lz4, scratch, parts, out)
+
+
+@njit(nogil=True, cache=True)
+def moments_of_chunks(
+    data: np.ndarray,
+    places: np.ndarray,
+    first: int,
+    nbytes: int,
+    block: int,
+    itemsize: int,
+    split: bool,
+    lz4: int,
+    scratch: np.ndarray,
+    parts: np.ndarray,
+    out: np.ndarray,
+    shown: np.ndarray,
+    weights: np.ndarray,
+    total: np.ndarray,
+    squares: np.ndarray,
+    cross: np.ndarray,
+) -> tuple[int, int]:
+    """Add chunks as `moments.exact_moments` does, with weights (chunk, pattern, template) and sums (1, pixels)."""
+    needed = 1
+    for n in range(first, len(places)):
+        found = _decoded(data, places, n, nbytes, block, itemsize, split, lz4, scratch, parts, out)
+        if found < 0:
+            return n, found
+        exact_moments(shown, weights[n], total, squares, cross, 0, 0, shown.shape[1])
+        needed = max(needed, found)
+    return len(places), needed
+
+
+@njit(nogil=True, cache=True)
+def images_of_chunks(
+    data: np.ndarray,
+    places: np.ndarray,
+    first: int,
+    nbytes: int,
+    block: int,
+    itemsize: int,
+    split: bool,
+    lz4: int,
+    scratch: np.ndarray,
+    parts: np.ndarray,
+    out: np.ndarray,
+    shown: np.ndarray,
+    weights: np.ndarray,
+    shift: np.ndarray,
+    weights32: np.ndarray,
+    shift32: np.ndarray,
+    images: np.ndarray,
+) -> tuple[int, int]:
+    """Add weighted sums of chunks, as `weighted_sums.weighted_counts` does, to images (chunk, pattern, mask)."""
+    needed = 1
+    for n in range(first, len(places)):
+        found = _decoded(data, places, n, nbytes, block, itemsize, split, lz4, scratch, parts, out)
+        if found < 0:
+            return n, found
+        weighted_counts(shown, weights, shift, weights32, shift32, images[n])
+        needed = max(needed, found)
+    return len(places), needed
