@@ -20,6 +20,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 
+from ..cluster.resources import active_client
 from ..errors import CountsError
 from ..reading.blocks import InMemory, Source, Window, bounding_box
 from ..reading.lazy import runs, source_of
@@ -137,7 +138,22 @@ def _merge(reduction: Reduction, *states: State) -> State:
         return functools.reduce(reduction.merge, states[1:], dict(states[0]))
 
 
-def results_held(parts: int) -> int:
+# Bytes that are merged at a time between processes, but for two partial results, and most of these.
+MERGED_BYTES, MERGED_MOST = 64 * 2**20, 8
+
+
+def merged_together(partial_bytes: int | None) -> int:
+    """Partial results of so many bytes that are merged at a time: two, for each has the size of a detector at least.
+
+    Between processes a merge is messages to the scheduler and back, and keeps a worker from its next task: then more,
+    where they are known to be small.
+    """
+    if partial_bytes is None or active_client() is None:
+        return 2
+    return min(max(2, MERGED_BYTES // partial_bytes), MERGED_MOST)
+
+
+def results_held(parts: int, partial_bytes: int | None = None) -> int:
     """Partial results that wait at a time, at most, where one thread makes so many, and `Pass.merged` merges them.
 
     Examples
@@ -145,7 +161,11 @@ def results_held(parts: int) -> int:
     >>> [results_held(parts) for parts in (1, 2, 8, 9)]
     [1, 2, 4, 5]
     """
-    return (parts - 1).bit_length() + 1
+    together, held, left = merged_together(partial_bytes), 1, parts
+    while left > 1:
+        held += min(together, left) - 1
+        left = -(-left // together)
+    return held
 
 
 def _join_all(reduction: Reduction, states: list[State]) -> State:
@@ -163,17 +183,14 @@ class Pass:
     dependencies: list[Any]
     reduction: TaskRef
 
-    def merged(self) -> TaskRef:
-        """Add the tasks that merge all partial results; gives the last one.
-
-        Two at a time, and so as soon as there are two: few are held, which have the size of the detector at least.
-        """
-        keys, level = list(self.keys.values()), 0
+    def merged(self, partial_bytes: int | None = None) -> TaskRef:
+        """Add the tasks that merge all partial results, of so many bytes each where that is known; gives the last."""
+        keys, level, together = list(self.keys.values()), 0, merged_together(partial_bytes)
         while len(keys) > 1 or level == 0:
             merged = []
-            for n, first in enumerate(range(0, len(keys), 2)):
+            for n, first in enumerate(range(0, len(keys), together)):
                 key = (f"merge-{self.name}", level, n)
-                self.layer[key] = Task(key, _merge, self.reduction, *map(TaskRef, keys[first : first + 2]))
+                self.layer[key] = Task(key, _merge, self.reduction, *map(TaskRef, keys[first : first + together]))
                 merged.append(key)
             keys, level = merged, level + 1
         return TaskRef(keys[0])
@@ -286,10 +303,14 @@ def reduced(
     shifts: np.ndarray | None,
     result: Callable[..., Any],
     *arguments: Any,
+    partial_bytes: int | None = None,
 ) -> Delayed:
-    """`result(state, *arguments)` of what one pass over the counts merges to, lazy; parameters as in `moments`."""
+    """`result(state, *arguments)` of what one pass over the counts merges to, lazy; parameters as in `moments`.
+
+    `partial_bytes` are those of a partial result, where they are known.
+    """
     plan = plan_pass(array, reduction, used, pixels, operand, shifts)
-    return plan.delayed(f"{result.__name__}-{plan.name}", result, plan.merged(), *arguments)
+    return plan.delayed(f"{result.__name__}-{plan.name}", result, plan.merged(partial_bytes), *arguments)
 
 
 def parts_of(array: Any, result: Delayed, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -352,7 +373,10 @@ def moments(
         # A pixel then has parts in several blocks of the detector, and only exact sums of parts can be joined.
         array = array.rechunk({2: -1, 3: -1})
     operand = None if templates is None else delayed(templates, pure=True, traverse=False)
-    result = reduced(array, reduction, used, pixels, operand, shifts, moments_result, reduction, detector, pixels)
+    result = reduced(
+        array, reduction, used, pixels, operand, shifts, moments_result, reduction, detector, pixels,
+        partial_bytes=reduction.partial_bytes(n_templates),
+    )  # fmt: skip
     shapes = {"n": (), "mean": detector, "std": detector, "rho": (n_templates, *detector)}
     if templates is None:
         del shapes["rho"]

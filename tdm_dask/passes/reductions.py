@@ -112,6 +112,10 @@ class Moments:
             "seen": np.zeros(shape, bool),
         }
 
+    def partial_bytes(self, templates: int) -> int:
+        """Bytes of a partial result, with so many templates."""
+        return 8 * (templates + 3) * math.prod(s.stop - s.start for s in self.pixels)
+
     @property
     def precision(self) -> type:
         """Precision of the products within one block."""
@@ -165,11 +169,12 @@ class Moments:
             exact_moments(matrix, weights, state["total"], state["squares"], state["cross"], ky.start, kx.start, width)
         else:
             columns = matrix.shape[1]
-            exact_moments(matrix, weights, *self._sums(state, tile, columns, weights.shape[1]), 0, 0, columns)
+            total, squares, cross = self._sums(state, tile, columns, weights.shape[1])
+            exact_moments(matrix, weights, total, squares, cross, 0, 0, columns)
 
-    def _sums(self, state: State, tile: Tile, columns: int, templates: int) -> tuple[np.ndarray, ...]:
+    def _sums(self, state: State, tile: Tile, columns: int, templates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sums in the order of a tile's columns, until the end or until moved blocks have come to too many places."""
-        sums: tuple[np.ndarray, ...] | None = state["tiles"].get(tile)
+        sums: tuple[np.ndarray, np.ndarray, np.ndarray] | None = state["tiles"].get(tile)
         if sums is None:
             if (len(state["tiles"]) + 1) * columns > PLACES_KEPT * max(state["total"].size, columns):
                 self._gather(state)

@@ -502,7 +502,7 @@ def _correlate(request: Request, scan: _Scan, seconds: float) -> StagePlan:
     state = (number + 3) * FLOAT * int(np.prod(_window_shape(scan.tried, pixels)))
     source = source_of(counts.data)
     tasks = counts.data.chunks[:2] if source is None else runs(source, _part_of_detector(source, pixels))
-    waiting = results_held(math.prod(map(len, tasks)))
+    waiting = results_held(math.prod(map(len, tasks)), state)
     return scan.planned("correlate", pixels, rate, lazy, 2 * state, waiting * state + 4 * templates.nbytes)
 
 

@@ -286,7 +286,7 @@ class ShardedArray:
         ]
 
     def _placed(self, shard: Sequence[int], chunks: np.ndarray) -> list[tuple[list[int], Place, Tile]]:
-        """Inner chunks (chunk, 4) of a shard, where their counts lie, and their tiles, one for all at the same place."""
+        """Inner chunks (chunk, 4) of a shard, where their counts lie, and a tile for all at the same place."""
         tiles: dict[tuple[int, int], Tile] = {}
         placed = []
         for chunk, place in zip(chunks.tolist(), self._places(shard, chunks), strict=True):
