@@ -172,7 +172,9 @@ class Moments:
             total, squares, cross = self._sums(state, tile, columns, weights.shape[1])
             exact_moments(matrix, weights, total, squares, cross, 0, 0, columns)
 
-    def _sums(self, state: State, tile: Tile, columns: int, templates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _sums(
+        self, state: State, tile: Tile, columns: int, templates: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sums in the order of a tile's columns, until the end or until moved blocks have come to too many places."""
         sums: tuple[np.ndarray, np.ndarray, np.ndarray] | None = state["tiles"].get(tile)
         if sums is None:
