@@ -53,22 +53,28 @@ def _compress(typing, function, source, target, source_size, target_size, accele
 
 
 @njit(nogil=True, cache=True)
+def _length(data: np.ndarray, at: int, stop: int, first: int) -> tuple[int, int]:
+    """A length of an LZ4 block whose token holds `first`, and where what follows it begins, 0 beyond the end."""
+    length = first
+    if first == 15:
+        more = np.uint8(255)
+        while more == 255:
+            if at >= stop:
+                return length, 0
+            more = data[at]
+            length += int(more)
+            at += 1
+    return length, at
+
+
+@njit(nogil=True, cache=True)
 def _is_zeros(data: np.ndarray, start: int, stop: int, size: int) -> bool:
     """Whether an LZ4 block is, for certain, `size` zeros: one whose literals are all zero, whatever it repeats."""
     at, made = start, 0
     while at < stop:
         token = data[at]
-        at += 1
-        literals = int(token >> np.uint8(4))
-        if literals == 15:
-            more = np.uint8(255)
-            while more == 255:
-                if at >= stop:
-                    return False
-                more = data[at]
-                literals += int(more)
-                at += 1
-        if at + literals > stop or made + literals > size:
+        literals, at = _length(data, at + 1, stop, int(token >> np.uint8(4)))
+        if at == 0 or at + literals > stop or made + literals > size:
             return False
         for j in range(at, at + literals):
             if data[j]:
@@ -83,17 +89,9 @@ def _is_zeros(data: np.ndarray, start: int, stop: int, size: int) -> bool:
         at += 2
         if offset == 0 or offset > made:
             return False
-        length = int(token & np.uint8(15)) + 4
-        if length == 19:
-            more = np.uint8(255)
-            while more == 255:
-                if at >= stop:
-                    return False
-                more = data[at]
-                length += int(more)
-                at += 1
-        made += length
-        if made > size - 5:
+        length, at = _length(data, at, stop, int(token & np.uint8(15)))
+        made += length + 4
+        if at == 0 or made > size - 5:
             return False
     return False
 

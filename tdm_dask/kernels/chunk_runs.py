@@ -8,7 +8,7 @@ Both functions take
     data        bytes (n,), of several chunks
     places      ndarray of int64, shape (chunks, 2): where each begins and ends in them
     first       the chunk to begin with
-    ...         as `blosc_blocks.read_blocks`, with memory for one chunk of counts
+    ...         as `kernels.blosc_blocks.read_blocks`, with memory for one chunk of counts
     shown       the same memory, read-only
 
 and answer with the number of the first chunk that has not been added, and what `read_blocks` said of it; if all were,
@@ -68,7 +68,7 @@ def moments_of_chunks(
     squares: np.ndarray,
     cross: np.ndarray,
 ) -> tuple[int, int]:
-    """Add chunks as `moments.exact_moments` does, with weights (chunk, pattern, template) and sums (1, pixels)."""
+    """Add chunks by `kernels.moments.exact_moments`, with weights (chunk, pattern, template) and sums (1, pixels)."""
     needed = 1
     for n in range(first, len(places)):
         found = _decoded(data, places, n, nbytes, block, itemsize, split, lz4, scratch, parts, out)
@@ -99,7 +99,7 @@ def images_of_chunks(
     shift32: np.ndarray,
     images: np.ndarray,
 ) -> tuple[int, int]:
-    """Add weighted sums of chunks, as `weighted_sums.weighted_counts` does, to images (chunk, pattern, mask)."""
+    """Add weighted sums of chunks, by `kernels.weighted_sums.weighted_counts`, to images (chunk, pattern, mask)."""
     needed = 1
     for n in range(first, len(places)):
         found = _decoded(data, places, n, nbytes, block, itemsize, split, lz4, scratch, parts, out)
