@@ -336,11 +336,23 @@ def info(path: str | Path, **options: Any) -> int:
 @click.argument("store", type=Place())
 @layout
 @calibration
-@click.option("--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True)
-@click.option("--resume", "start", flag_value="resume", default="resume", help="Go on with a conversion that stopped.")
+@click.option(
+    "--compression",
+    type=click.Choice(["lz4", "zstd", "none"]),
+    default="lz4",
+    show_default=True,
+    help="lz4 is fastest; zstd takes less room, and less time on slow disks; none takes most room and is not faster.",
+)
+@click.option(
+    "--resume",
+    "start",
+    flag_value="resume",
+    default="resume",
+    help="Go on with a conversion that stopped, as is done without this option.",
+)
 @click.option("--overwrite", "start", flag_value="overwrite", help="Replace what is in STORE.")
 @computing
-def convert(source: str | Path, store: str | Path, start: str, compression: str, **options: Any) -> int:
+def convert(source: str | Path, store: str | Path, start: str, **options: Any) -> int:
     """Convert a vendor file to a store.
 
     A conversion that was stopped is taken up where it was when the same command runs again.
@@ -354,10 +366,7 @@ def convert(source: str | Path, store: str | Path, start: str, compression: str,
         from .report.description import describe
 
         nbytes = source.stat().st_size if isinstance(source, Path) and source.is_file() else None
-        keywords = options | {
-            "compression": None if compression == "none" else compression,
-            "overwrite": start == "overwrite",
-        }
+        keywords = options | {"overwrite": start == "overwrite"}
         if options["frame"] == "all":
             with stage("convert", nbytes):
                 written = tdm_dask.convert_stack(source, store, **keywords | {"frame": None})

@@ -116,9 +116,9 @@ def convert(
         Mrad; goes before what the file says. It is noted for `calibrate`, which finds the optic axis.
     crop : dict of slices, optional
         As for `crop`: the part to convert.
-    compression : {"lz4", "zstd", None}, default "lz4"
+    compression : {"lz4", "zstd", "none"}, default "lz4"
         "lz4" reads and writes fastest; "zstd" takes less room, and less time on slow disks (see "Speed" in the
-        documentation). All with bitshuffle and checksums.
+        documentation); both after bitshuffle. "none", or None, takes most room and is not faster. Checksums with all.
     resume : bool, default True
         Go on with an unfinished conversion of the same source; else an unfinished store is an error.
     overwrite : bool, default False
@@ -152,8 +152,9 @@ def convert(
     >>> convert(counts, tempfile.mkdtemp() + "/scan.zarr").sum().compute().item()
     1024
     """
+    compression = None if compression == "none" else compression
     if compression not in COMPRESSIONS:
-        raise InputError(f"The compression is {compression!r}; expected one of {list(COMPRESSIONS)}.")
+        raise InputError(f'The compression is {compression!r}; expected one of "lz4", "zstd" and "none".')
     layout = {"scan_shape": scan_shape, "frame": frame, "detector_shape": detector_shape, "dtype": dtype}
     layout |= {"offset": offset or None, "gap": gap or None}
     trim: dict[str, Any] = {"flyback": flyback or None, "skip_first": skip_first, "detector_first": detector_first}
@@ -345,31 +346,64 @@ def _prepare(backend: Store, data: Any, name: str, attributes: dict[str, Any], r
         _sweep(backend)
         stores.update_attributes(backend, attributes)
         return False
-    what = stores.source_name(found)
+    what, other = stores.source_name(found), _difference(found, attributes)
     if complete:
         raise StoreError(
-            f'{name} already holds "{what}", converted from another file or in another way; choose another path, or '
-            "replace it with overwrite=True."
+            f'{name} already holds "{what}", converted from another file or in another way ({other}); choose another '
+            "path, or replace it with overwrite=True."
         )
     if same:
         raise StoreError(
             f"{name} holds an unfinished conversion; go on with it with resume=True, or replace it with overwrite=True."
         )
     raise StoreError(
-        f'{name} holds an unfinished conversion of another file, or of "{what}" as it was before or in another way; '
-        "replace it with overwrite=True."
+        f'{name} holds an unfinished conversion of another file, or of "{what}" as it was before or in another way '
+        f"({other}); convert as before to go on with it, or replace it with overwrite=True."
     )
 
 
 def _same(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
     """Whether two conversions give the same store. A newer reader does not make them differ."""
+    return _same_source(found, attributes) and found.get("request") == attributes.get("request")
 
+
+def _same_source(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
     def source(of: Mapping[str, Any]) -> dict[str, Any]:
         known = of.get("source")
         given = known if isinstance(known, Mapping) else {}
         return {key: value for key, value in given.items() if key not in ("reader", "findings")}
 
-    return same_file(source(found), source(attributes)) and found.get("request") == attributes.get("request")
+    return same_file(source(found), source(attributes))
+
+
+# What a request may differ in, in words.
+_ASKED = {
+    "shape": "shape",
+    "dtype": "dtype",
+    "compression": "compression",
+    "crop": "crop",
+    "whole": "shape of the file",
+    "layout": "layout of the file",
+}
+
+
+def _difference(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    """In what two conversions that do not give the same store differ."""
+    if not _same_source(found, attributes):
+        return "its file has another name, size, time or content"
+    before, now = (of.get("request") or {} for of in (found, attributes))
+    words = [
+        f"{word} {_shown(before.get(key))} instead of {_shown(now.get(key))}"
+        for key, word in _ASKED.items()
+        if before.get(key) != now.get(key)
+    ]
+    if before.get("labels") != now.get("labels"):
+        words.append("with another calibration, such as the scan step")
+    return ", ".join(words)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _stores_read(data: Any) -> Iterator[Store]:

@@ -52,8 +52,7 @@ class Request:
         given = dataclasses.asdict(self.recipe.source) | {"path": None}
         if (file := self.recipe.format_file()) is not None:
             given["format"] = file
-        asked = {key: value for key, value in given.items() if value is not None}
-        return asked | {"compression": None} if asked.get("compression") == "none" else asked
+        return {key: value for key, value in given.items() if value is not None}
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any] | None]:

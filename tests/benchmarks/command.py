@@ -30,8 +30,10 @@ is left out. LiberTEM comes with the extra "bench". py4DSTEM asks for an older N
     pip install --no-deps py4DSTEM
 At full scale this takes about 25 minutes, 12 GB of disk and 12 GB of memory. Linux only.
 
-With --memory, files of 17 GB are made instead, one for each format, and converted by two workers: what is printed is
-the peak memory. That takes about an hour and 30 GB of disk."""
+With --scale small, data of some MB only show that the cases run: their times mean nothing.
+
+With --memory, files of 17 GB are made instead, one for each format, and converted with two threads, some with two
+processes as well: what is printed is the peak memory. That takes about an hour and 30 GB of disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--memory", nargs="*", choices=FORMATS, metavar="FORMAT", help=f"all, or of {', '.join(FORMATS)}"
     )
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each contestant (default: 5)")
-    parser.add_argument("--scale", choices=SCALES, default="full", help="size of the data (default: full)")
+    parser.add_argument("--scale", choices=SCALES, default="full", help="size of the data (default: full); small ones are for trying cases")
     parser.add_argument("--folder", type=Path, help="where the data are made and kept (default: a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured number there")
     options = parser.parse_args(arguments)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = run_cases(options.only or list(CASES), folder, Path(temporary), options.scale, options.runs)
     print(report(about, results))
     if options.json is not None:
-        numbers = about | {"figures": figure_rows(results), "contestants": contestant_rows(results)}
+        numbers = about | {"figures": figure_rows(results, options.scale), "contestants": contestant_rows(results)}
         options.json.write_text(json.dumps(numbers, indent=1))
     failures = [sentence for case, outcome in results for sentence in _failures(case, outcome)]
     for sentence in failures:
