@@ -7,7 +7,7 @@ import math
 import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,8 +237,9 @@ def _problem(job: Job, shard: tuple[int, ...]) -> str | None:
         if size != written:
             return "is missing" if size is None else f"has {size} bytes instead of {written}"
         flush(array.store, array.key(shard))
-        with np.errstate(invalid="ignore"):
-            for chunk in watched(array.read_shard(shard), str(array.store)):
+        stored = watched(array.read_shard(shard), str(array.store))
+        with np.errstate(invalid="ignore"), closing(stored) as chunks:
+            for chunk in chunks:
                 sums.add(StoredBlock(chunk, chunk.y, chunk.x))
             found = sums.finish()
     except CorruptStoreError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -88,36 +89,39 @@ def _feed(
     elsewhere = any(origin)
     if used is None and descan is None and not elsewhere:
         add_run = getattr(reduction, "add_run", None)
-        for run in watched(source.runs(local, used, pixels), source.name):  # type: ignore[arg-type]
-            n = 0
-            while n < len(run):
-                if add_run is not None and run.stored is not None:
-                    n = add_run(state, run, run.stored, n, operand)
-                if n < len(run):
-                    reduction.add(state, run[n], None, operand)
-                    n += 1
+        # What has been read is closed at once: an error would keep it, with its open file, until it is forgotten.
+        with closing(watched(source.runs(local, used, pixels), source.name)) as runs:  # type: ignore[arg-type]
+            for run in runs:
+                n = 0
+                while n < len(run):
+                    if add_run is not None and run.stored is not None:
+                        n = add_run(state, run, run.stored, n, operand)
+                    if n < len(run):
+                        reduction.add(state, run[n], None, operand)
+                        n += 1
         return
-    for block in watched(source.blocks(local, used, pixels), source.name):  # type: ignore[arg-type]
-        whole = block.at(origin) if elsewhere else block
-        if used is None and descan is None:
-            reduction.add(state, whole, None, operand)
-            continue
-        place = (
-            slice(whole.y.start - window[0].start, whole.y.stop - window[0].start),
-            slice(whole.x.start - window[1].start, whole.x.stop - window[1].start),
-        )
-        block_used = None
-        if used is not None:
-            block_used = used[place]
-            if not block_used.any():
+    with closing(watched(source.blocks(local, used, pixels), source.name)) as blocks:  # type: ignore[arg-type]
+        for block in blocks:
+            whole = block.at(origin) if elsewhere else block
+            if used is None and descan is None:
+                reduction.add(state, whole, None, operand)
                 continue
-            if block_used.all():
-                block_used = None
-        if descan is None:
-            reduction.add(state, whole, block_used, operand)
-        else:
-            for part, part_used in moved(whole, block_used, descan.shifts[:, *place], descan.window):
-                reduction.add(state, part, part_used, operand)
+            place = (
+                slice(whole.y.start - window[0].start, whole.y.stop - window[0].start),
+                slice(whole.x.start - window[1].start, whole.x.stop - window[1].start),
+            )
+            block_used = None
+            if used is not None:
+                block_used = used[place]
+                if not block_used.any():
+                    continue
+                if block_used.all():
+                    block_used = None
+            if descan is None:
+                reduction.add(state, whole, block_used, operand)
+            else:
+                for part, part_used in moved(whole, block_used, descan.shifts[:, *place], descan.window):
+                    reduction.add(state, part, part_used, operand)
 
 
 def _run_on_array(

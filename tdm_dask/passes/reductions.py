@@ -29,7 +29,7 @@ State = dict[Any, Any]
 PLACES_KEPT = 4
 
 # What a state of moments holds for the task alone.
-_OF_TASK = ("window", "weights", "weights_of", "tiles")
+_OF_TASK = ("window", "weights", "weights_of", "kept_weights", "tiles")
 
 
 class Reduction(Protocol):
@@ -95,7 +95,7 @@ class Moments:
         shape = tuple(s.stop - s.start for s in self.pixels)
         n = math.prod(s.stop - s.start for s in window) if used is None else int(used.sum())
         state: State = {"n": n, "weight": np.zeros(0), "cross": np.zeros((0, *shape)), "window": window}
-        state["weights_of"] = {}
+        state |= {"weights_of": {}, "kept_weights": 0, "weights": np.zeros(0)}
         if operand is not None:
             # Every detector tile of a store comes with the same probe positions.
             weights: np.ndarray = np.ascontiguousarray(operand.weights(*window, None).T, self.precision)
@@ -140,9 +140,9 @@ class Moments:
         key = tuple((block.y.start, block.x.start) for block in run)
         weights = state["weights_of"].get(key)
         if weights is None:
-            parts = [self._weights(state, block, None) for block in run] if templates else []
+            parts = [self._cut_weights(state, block, None) for block in run] if templates else []
             weights = np.concatenate(parts) if parts else np.zeros((len(run) * patterns, 0), self.precision)
-            weights = state["weights_of"][key] = read_only(weights.reshape(len(run), patterns, templates))
+            weights = self._kept_weights(state, key, weights.reshape(len(run), patterns, templates))
         tile = stored[0].tile
         return stored.feed(moments_of_chunks, first, weights, *self._sums(state, tile, tile.width, templates))
 
@@ -150,13 +150,25 @@ class Moments:
         key = block.y.start, block.y.stop, block.x.start, block.x.stop
         found: np.ndarray | None = state["weights_of"].get(key) if used is None else None
         if found is None:
-            y, x = block.y.start - state["window"][0].start, block.x.start - state["window"][1].start
-            ny, nx = block.shape
-            here = state["weights"][y : y + ny, x : x + nx]
-            found = read_only(here.reshape(ny * nx, -1) if used is None else here[used])
+            found = self._cut_weights(state, block, used)
             if used is None:
-                state["weights_of"][key] = found
+                found = self._kept_weights(state, key, found)
         return found
+
+    def _cut_weights(self, state: State, block: Block, used: np.ndarray | None) -> np.ndarray:
+        y, x = block.y.start - state["window"][0].start, block.x.start - state["window"][1].start
+        ny, nx = block.shape
+        here: np.ndarray = state["weights"][y : y + ny, x : x + nx]
+        return read_only(here.reshape(ny * nx, -1) if used is None else here[used])
+
+    def _kept_weights(self, state: State, key: Any, weights: np.ndarray) -> np.ndarray:
+        """Weights of some probe positions, which are kept until there are too many."""
+        weights = read_only(weights)
+        state["kept_weights"] += weights.size
+        if state["kept_weights"] > PLACES_KEPT * state["weights"].size:
+            state["weights_of"], state["kept_weights"] = {}, weights.size
+        state["weights_of"][key] = weights
+        return weights
 
     def add_matrix(self, state: State, tile: Tile, matrix: np.ndarray, weights: np.ndarray) -> None:
         """Add counts (pattern, pixel) of a tile of the detector, and weights (pattern, template) of `precision`."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -246,7 +246,7 @@ class Source(ABC):
     def pattern_bytes(self) -> int:
         return self.shape[2] * self.shape[3] * self.dtype.itemsize
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         """Read a window of the scan as blocks, each part at most once.
 
         Parameters
@@ -272,10 +272,11 @@ class Source(ABC):
                 counts = self.read_as_stored(ys, xs, buffers)
                 yield Block(ys, xs, ky, kx, native(counts if whole else counts[..., ky, kx], buffers))
 
-    def runs(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Run]:
+    def runs(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Run]:
         """The same blocks, as they are read together; each is valid until the next."""
-        for block in self.blocks(window, used, pixels):
-            yield Run([block])
+        with closing(self.blocks(window, used, pixels)) as blocks:
+            for block in blocks:
+                yield Run([block])
 
     def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
         """As `read`, but in any byte order and with any strides; may lie in a buffer until the next call."""
@@ -487,17 +488,19 @@ class Shards(Source):
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return assembled(self, y0, y1, x0, x1)
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
-        return chain.from_iterable(self.runs(window, used, pixels))
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
+        with closing(self.runs(window, used, pixels)) as runs:
+            for run in runs:
+                yield from run
 
-    def runs(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Run]:
+    def runs(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Run]:
         array = self.array
         decoder = array.decoder()
-        tiles_ky, tiles_kx = array.inner_grid[2:]
-        if pixels is None:
-            wanted_pixels = np.ones((tiles_ky, tiles_kx), bool)
-        else:
-            wanted_pixels = any_per_tile(pixels, array.inner[2:], (tiles_ky, tiles_kx))
+        tiles = array.inner_grid[2:]
+        # Of the whole detector, which the shards of other writers may divide.
+        pixels_wanted = np.ones(self.shape[2:], bool) if pixels is None else pixels
+        across = array.grid[2] * tiles[0], array.grid[3] * tiles[1]
+        wanted_tiles = any_per_tile(pixels_wanted, array.inner[2:], across)
         (y0, y1), (x0, x1) = ((s.start, s.stop) for s in window)
         sy, sx = array.shard[:2]
         for iy in range(y0 // sy, -(-y1 // sy)):
@@ -509,19 +512,22 @@ class Shards(Source):
                     True if used is None else used[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0]
                 )
                 cut = (ys, xs) != array.window((iy, ix, 0, 0))[:2]
-                wanted = any_per_tile(probes, array.inner[:2], array.inner_grid[:2])[..., None, None] & wanted_pixels
+                wanted_probes = any_per_tile(probes, array.inner[:2], array.inner_grid[:2])[..., None, None]
                 for iky in range(array.grid[2]):
                     for ikx in range(array.grid[3]):
+                        ky, kx = (slice(i * n, (i + 1) * n) for i, n in zip((iky, ikx), tiles, strict=True))
+                        wanted = wanted_probes & wanted_tiles[ky, kx]
                         if not wanted.any():
                             continue
-                        for stored in array.read_runs((iy, ix, iky, ikx), wanted, decoder):
-                            if cut:
-                                yield Run(StoredBlock(c, _overlap(c.y, ys), _overlap(c.x, xs)) for c in stored)
-                                continue
-                            run = Run(StoredBlock(chunk, chunk.y, chunk.x) for chunk in stored)
-                            if stored.feeds and all(block.shape == array.inner[:2] for block in run):
-                                run.stored = stored
-                            yield run
+                        with closing(array.read_runs((iy, ix, iky, ikx), wanted, decoder)) as runs:
+                            for stored in runs:
+                                if cut:
+                                    yield Run(StoredBlock(c, _overlap(c.y, ys), _overlap(c.x, xs)) for c in stored)
+                                    continue
+                                run = Run(StoredBlock(chunk, chunk.y, chunk.x) for chunk in stored)
+                                if stored.feeds and all(block.shape == array.inner[:2] for block in run):
+                                    run.stored = stored
+                                yield run
 
     def identity(self) -> tuple[Any, ...]:
         return self.token, self.shape, str(self.dtype)
@@ -554,7 +560,7 @@ class ZarrArray(Source):
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return np.asarray(self.array[y0:y1, x0:x1]).astype(self.dtype, copy=False)
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         # A chunk must be decoded once, so blocks are tiles of the store, not lines.
         ky, kx = self.detector_window(pixels)
         ty, tx = self.tile
@@ -624,13 +630,14 @@ class Crop(Derived):
         counts = self.source.read_as_stored(_moved(y, self.start[0]), _moved(x, self.start[1]), buffers)
         return counts[(..., *self._detector)]
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         inside = self._source_pixels(pixels)
         oy, ox, oky, okx = self.start
         back = (-oy, -ox, -oky, -okx)
         outer = tuple(slice(s.start + o, s.stop + o) for s, o in zip(window, (oy, ox), strict=True))
-        for block in self.source.blocks(outer, used, inside):  # type: ignore[arg-type]
-            yield block.within(*self._detector).at(back)
+        with closing(self.source.blocks(outer, used, inside)) as blocks:  # type: ignore[arg-type]
+            for block in blocks:
+                yield block.within(*self._detector).at(back)
 
     def _source_pixels(self, pixels: np.ndarray | None) -> np.ndarray:
         inside = np.zeros(self.source.shape[2:], bool)
@@ -653,9 +660,10 @@ class Crop(Derived):
 def assembled(source: Source, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
     """Whole patterns of a window, from its blocks: nothing is read of what a crop of the detector leaves out."""
     out = np.empty((y1 - y0, x1 - x0, *source.shape[2:]), source.dtype)
-    for block in source.blocks((slice(y0, y1), slice(x0, x1)), None, None):
-        y = slice(block.y.start - y0, block.y.stop - y0)
-        out[y, block.x.start - x0 : block.x.stop - x0, block.ky, block.kx] = block.counts
+    with closing(source.blocks((slice(y0, y1), slice(x0, x1)), None, None)) as blocks:
+        for block in blocks:
+            y = slice(block.y.start - y0, block.y.stop - y0)
+            out[y, block.x.start - x0 : block.x.stop - x0, block.ky, block.kx] = block.counts
     return out
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,8 +47,8 @@ def waiting_for(what: str) -> Iterator[None]:
         yield
 
 
-def watched(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, as they come; `what` is named if one is waited for very long.
+def watched(items: Iterable[T], what: str) -> Generator[T]:
+    """The items, as they come; `what` is named if one is waited for very long. A generator is closed at the end.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def watched(items: Iterable[T], what: str) -> Iterator[T]:
     [1, 2]
     """
     read = _Read(what, _teller(), time.monotonic())
-    with _watched(read):
+    with _watched(read), closing(items) if isinstance(items, Generator) else nullcontext():
         for item in items:
             read.since = None  # the time that is taken to work on it is not the file system's
             yield item

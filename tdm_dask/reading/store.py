@@ -8,6 +8,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -413,12 +414,12 @@ def _verify_shard(
     window = array.window(shard)
     sums = None if totals is None else np.zeros(totals.shape, totals.dtype)
     try:
-        for chunk in array.read_shard(shard):
-            if sums is not None:
-                y, x = (
-                    slice(s.start - w.start, s.stop - w.start) for s, w in zip((chunk.y, chunk.x), window, strict=False)
-                )
-                sums[y, x] += _totals(StoredBlock(chunk, chunk.y, chunk.x), valid)
+        with closing(array.read_shard(shard)) as chunks:
+            for chunk in chunks:
+                if sums is not None:
+                    places = zip((chunk.y, chunk.x), window, strict=False)
+                    y, x = (slice(s.start - w.start, s.stop - w.start) for s, w in places)
+                    sums[y, x] += _totals(StoredBlock(chunk, chunk.y, chunk.x), valid)
         index = array.read_index(shard)
     except CorruptStoreError as error:
         return str(error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +72,13 @@ class Thinned(Derived):
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return self.thinning(self.source.read(y0, y1, x0, x1), (y0, x0, 0, 0))
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         buffers = Buffers()
-        for block in self.source.blocks(window, used, pixels):
-            out = buffers.take("thinned", block.counts.shape, self.dtype)
-            place = (block.y.start, block.x.start, block.ky.start, block.kx.start)
-            yield Block(block.y, block.x, block.ky, block.kx, self.thinning(block.counts, place, out))
+        with closing(self.source.blocks(window, used, pixels)) as blocks:
+            for block in blocks:
+                out = buffers.take("thinned", block.counts.shape, self.dtype)
+                place = (block.y.start, block.x.start, block.ky.start, block.kx.start)
+                yield Block(block.y, block.x, block.ky, block.kx, self.thinning(block.counts, place, out))
 
 
 def thinned(array: Any, thinning: Thinning) -> Any:

@@ -14,6 +14,9 @@ CRC = 4  # bytes of a checksum
 # The crc32c of any bytes that their own crc32c follows.
 _SEALED = 0x48674BC7
 
+# Bytes of the header of a Blosc chunk.
+BLOSC_HEADER = 16
+
 _BLOSC_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 # Blosc's own threads would take a lock around every call; the parallelism is one level up, in the tasks.
@@ -69,7 +72,10 @@ class Codec:
         flat = out.reshape(-1).view(np.uint8)
         size: int | None = len(data)
         if self.compressor == "blosc":
-            size = int.from_bytes(data[4:8].tobytes(), "little")
+            size, stored = (int.from_bytes(data[at : at + 4].tobytes(), "little") for at in (4, 12))
+            # Blosc reads as much as the header says.
+            if len(data) < BLOSC_HEADER or stored > len(data):
+                raise ValueError(f"it has {len(data)} bytes instead of {max(stored, BLOSC_HEADER)}")
         elif self.compressor == "zstd":
             size = zstd_size(data)
         # Numcodecs fills less than the memory that it is given without a word.

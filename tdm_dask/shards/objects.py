@@ -7,7 +7,7 @@ import io
 import os
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def get(store: Store, key: str, byte_range: Any = None) -> np.ndarray | None:
     return None if buffer is None else buffer.as_numpy_array().view(np.uint8)
 
 
-def read_ranges(store: Store, key: str, byte_ranges: Sequence[RangeByteRequest]) -> Iterator[np.ndarray | None]:
+def read_ranges(store: Store, key: str, byte_ranges: Sequence[RangeByteRequest]) -> Generator[np.ndarray | None]:
     """The same for several ranges of one object, in order; the next is under way while one is used."""
     if type(store) is LocalStore:
         with _opened(Path(store.root) / key) as file:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import chain, product
@@ -38,7 +39,13 @@ RANGE_BYTES = 4 * 2**20
 # Bytes read in vain are cheaper than a further request, up to this many.
 GAP_BYTES = 64 * 2**10
 
+# Chunks that are given to compiled code at a time: what is made for a run is then little, and a chunk that is refused
+# costs no more than so many.
+LONGEST_RUN = 16
+
+# Both numbers of an inner chunk that is not stored, and the largest of one that is.
 EMPTY = np.uint64(2**64 - 1)
+LARGEST_FILE = np.uint64(2**62)
 
 
 @dataclass(frozen=True)
@@ -207,13 +214,15 @@ class ShardedArray:
 
     def read_shard(
         self, shard: Sequence[int], wanted: np.ndarray | None = None, decoder: Decoder | None = None
-    ) -> Iterator[StoredChunk]:
+    ) -> Generator[StoredChunk]:
         """Inner chunks one by one, as `read_runs` reads them."""
-        return chain.from_iterable(self.read_runs(shard, wanted, decoder))
+        with closing(self.read_runs(shard, wanted, decoder)) as runs:
+            for run in runs:
+                yield from run
 
     def read_runs(
         self, shard: Sequence[int], wanted: np.ndarray | None = None, decoder: Decoder | None = None
-    ) -> Iterator[StoredRun]:
+    ) -> Generator[StoredRun]:
         """Read and check inner chunks of one shard; they are decoded by whoever takes them.
 
         Parameters
@@ -234,36 +243,39 @@ class ShardedArray:
         decoder = decoder or self.decoder()
         offsets, lengths = index[wanted].T
         chunks = np.argwhere(wanted)
-        empty = offsets == EMPTY
+        empty = (offsets == EMPTY) & (lengths == EMPTY)
+        if (np.maximum(offsets, lengths)[~empty] > LARGEST_FILE).any():
+            raise self._damaged(shard, "its index lists places that no file has")
         for chunk, place, tile in self._placed(shard, chunks[empty]):
             yield StoredRun([StoredChunk(self, shard, chunk, place, tile, None, decoder)], decoder, None, [])
         order = np.argsort(offsets[~empty], kind="stable")
         offsets, lengths, chunks = (a[~empty][order] for a in (offsets, lengths, chunks))
         groups = list(_joined(offsets.astype(np.int64), lengths.astype(np.int64)))
-        ranges = [
-            RangeByteRequest(int(offsets[g.start]), int(offsets[g.stop - 1] + lengths[g.stop - 1])) for g in groups
-        ]
+        # One that begins before another may end behind it, where an index is damaged.
+        ends = offsets + lengths
+        ranges = [RangeByteRequest(int(offsets[g.start]), int(ends[g.start : g.stop].max())) for g in groups]
         parts = list(zip(self._placed(shard, chunks), offsets.tolist(), lengths.tolist(), strict=True))
-        read = read_ranges(self.store, self.key(shard), ranges)
-        for group, byte_range, data in zip(groups, ranges, read, strict=True):
-            start, stop = byte_range.start, byte_range.end
-            if data is None or len(data) < stop - start:
-                raise self._damaged(shard, "it ends before the inner chunks that its index lists")
-            run: list[StoredChunk] = []
-            inside: list[tuple[int, int]] = []
-            for (chunk, place, tile), offset, length in parts[group.start : group.stop]:
-                if run and tile is not run[0].tile:
-                    yield StoredRun(run, decoder, data, inside)
-                    run, inside = [], []
-                first = offset - start
-                last = first + length
-                if self.codec.checksum:
-                    if not is_sealed(data[first:last]):
-                        raise self.damaged_chunk(shard, chunk, "its checksum is wrong")
-                    last -= CRC
-                run.append(StoredChunk(self, shard, chunk, place, tile, data[first:last], decoder))
-                inside.append((first, last))
-            yield StoredRun(run, decoder, data, inside)
+        # Closed here: an error keeps what it has gone through, and open files with it, until it is forgotten.
+        with closing(read_ranges(self.store, self.key(shard), ranges)) as read:
+            for group, byte_range, data in zip(groups, ranges, read, strict=True):
+                start, stop = byte_range.start, byte_range.end
+                if data is None or len(data) < stop - start:
+                    raise self._damaged(shard, "it ends before the inner chunks that its index lists")
+                run: list[StoredChunk] = []
+                inside: list[tuple[int, int]] = []
+                for (chunk, place, tile), offset, length in parts[group.start : group.stop]:
+                    if run and (tile is not run[0].tile or len(run) == LONGEST_RUN):
+                        yield StoredRun(run, decoder, data, inside)
+                        run, inside = [], []
+                    first = offset - start
+                    last = first + length
+                    if self.codec.checksum:
+                        if not is_sealed(data[first:last]):
+                            raise self.damaged_chunk(shard, chunk, "its checksum is wrong")
+                        last -= CRC
+                    run.append(StoredChunk(self, shard, chunk, place, tile, data[first:last], decoder))
+                    inside.append((first, last))
+                yield StoredRun(run, decoder, data, inside)
 
     def damaged_chunk(self, shard: Sequence[int], chunk: Sequence[int], why: str) -> CorruptStoreError:
         return self._damaged(shard, f"inner chunk {tuple(chunk)}: {why}")
@@ -364,7 +376,7 @@ def sharded_array(array: zarr.Array) -> ShardedArray | None:
 
 
 def _joined(offsets: np.ndarray, lengths: np.ndarray) -> Iterator[range]:
-    """Runs of inner chunks to read in one request each: small gaps are read over, long runs are cut."""
+    """Inner chunks to read in one request each: small gaps are read over, long requests are cut."""
     start = 0
     for n in range(1, len(offsets) + 1):
         if (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any
@@ -195,11 +195,12 @@ class Exchanged(Derived):
     def read_as_stored(self, y: slice, x: slice, buffers: Buffers) -> np.ndarray:
         return self.source.read_as_stored(x, y, buffers).transpose(1, 0, 3, 2)
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         turned = (None if flags is None else flags.T for flags in (used, pixels))
-        for block in self.source.blocks((window[1], window[0]), *turned):
-            counts = np.ascontiguousarray(block.counts.transpose(1, 0, 3, 2))
-            yield Block(block.x, block.y, block.kx, block.ky, counts)
+        with closing(self.source.blocks((window[1], window[0]), *turned)) as blocks:
+            for block in blocks:
+                counts = np.ascontiguousarray(block.counts.transpose(1, 0, 3, 2))
+                yield Block(block.x, block.y, block.kx, block.ky, counts)
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class PartialScan(Derived):
             return self.source.read_as_stored(y, x, buffers)
         return self.read(y.start, y.stop, x.start, x.stop)
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         y, x = window
         whole = min(max(self.present // self.shape[1], y.start), y.stop)
         above, below = (None, None) if used is None else (used[: whole - y.start], used[whole - y.start :])
@@ -357,7 +358,7 @@ class StackSource(Source):
                     line[...] = self._select(counts, slice(start + x0, start + x1))
         return np.ascontiguousarray(block, dtype=self.dtype).reshape(y1 - y0, x1 - x0, nky, nkx)
 
-    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Iterator[Block]:
+    def blocks(self, window: Window, used: np.ndarray | None, pixels: np.ndarray | None) -> Generator[Block]:
         # Blocks end where chunks end, so that no chunk is decompressed twice within a window.
         nky, nkx = self.shape[2:]
         ky, kx = bounding_box(pixels) if pixels is not None else (slice(0, nky), slice(0, nkx))

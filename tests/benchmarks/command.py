@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--memory", nargs="*", choices=FORMATS, metavar="FORMAT", help=f"all, or of {', '.join(FORMATS)}"
     )
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each contestant (default: 5)")
-    parser.add_argument("--scale", choices=SCALES, default="full", help="size of the data (default: full); small ones are for trying cases")
+    parser.add_argument("--scale", choices=SCALES, default="full", help="size of the data (default: full)")
     parser.add_argument("--folder", type=Path, help="where the data are made and kept (default: a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measured number there")
     options = parser.parse_args(arguments)
