@@ -69,13 +69,13 @@ def test_another_writers_short_chunk_is_named(tmp_path, compressor):
         tdm.open(tmp_path / "scan.zarr").values  # noqa: B018
 
 
-@pytest.mark.parametrize(("at", "more"), [(12, 100_000), (12, 1)])
-def test_a_blosc_chunk_that_says_it_is_longer_is_refused_before_blosc_reads_it(at, more):
+@pytest.mark.parametrize("missing", [1, 20])
+def test_a_blosc_chunk_that_is_cut_short_is_refused_before_blosc_reads_it(missing):
     codec, counts = Codec("blosc", OPTIONS["blosc"], False), poisson((4, 4, 8, 8))
-    stored = np.frombuffer(codec.encode(counts)[0], np.uint8).copy()
-    stored[at : at + 4] = np.frombuffer((len(stored) + more).to_bytes(4, "little"), np.uint8)
+    stored = np.frombuffer(codec.encode(counts)[0], np.uint8)
     out = np.empty_like(counts)
-    with pytest.raises(ValueError, match=f"it has {len(stored)} bytes instead of {len(stored) + more}"):
-        codec.decompress(stored, out)
-    with pytest.raises(ValueError, match="instead of 16"):
+    # The rest lies behind in memory, where it could be read.
+    with pytest.raises(ValueError, match=f"it has {len(stored) - missing} bytes instead of {len(stored)}"):
+        codec.decompress(stored[:-missing], out)
+    with pytest.raises(ValueError, match=f"it has 10 bytes instead of {len(stored)}|instead of 16"):
         codec.decompress(stored[:10], out)
