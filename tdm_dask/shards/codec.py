@@ -10,12 +10,11 @@ import numcodecs.zstd
 import numpy as np
 from crc32c import crc32c
 
+from .blosc_header import SIZE as HEADER
+
 CRC = 4  # bytes of a checksum
 # The crc32c of any bytes that their own crc32c follows.
 _SEALED = 0x48674BC7
-
-# Bytes of the header of a Blosc chunk.
-BLOSC_HEADER = 16
 
 _BLOSC_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
@@ -74,8 +73,8 @@ class Codec:
         if self.compressor == "blosc":
             size, stored = (int.from_bytes(data[at : at + 4].tobytes(), "little") for at in (4, 12))
             # Blosc reads as much as the header says.
-            if len(data) < BLOSC_HEADER or stored > len(data):
-                raise ValueError(f"it has {len(data)} bytes instead of {max(stored, BLOSC_HEADER)}")
+            if len(data) < HEADER or stored > len(data):
+                raise ValueError(f"it has {len(data)} bytes instead of {max(stored, HEADER)}")
         elif self.compressor == "zstd":
             size = zstd_size(data)
         # Numcodecs fills less than the memory that it is given without a word.

@@ -117,8 +117,8 @@ class Decoder:
         while found == TOO_NARROW:
             used = self._used
             out = self._narrow(used)
-            memory = self._lz4, self._planes, self._parts, out, self._shown[used]
-            first, found = function(data, places, first, *self._layout, *memory, *arguments)
+            memory = self._planes, self._parts, out, self._shown[used]
+            first, found = function(data, places, first, self._layout, self._lz4, memory, *arguments)
             self._take_note(found)
         return first
 
